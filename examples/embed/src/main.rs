@@ -1,0 +1,2 @@
+//! Chat embedded in an axum application.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The example chat server: what cargo run starts.

@@ -1,0 +1,2 @@
+//! The example chat server: what cargo run starts.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The chat engine: send, log, projections, sessions.

@@ -1,0 +1,1 @@
+//! Wire types of the chat protocol im.v1.json.

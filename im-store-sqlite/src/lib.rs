@@ -1,0 +1,1 @@
+//! Every part of the chat engine on one SQLite file.

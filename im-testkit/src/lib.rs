@@ -1,0 +1,1 @@
+//! Conformance suite, fault wrappers, history checker and simulation for chat backends.

@@ -1,0 +1,1 @@
+//! axum WebSocket transport of the chat engine.

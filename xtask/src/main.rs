@@ -1,0 +1,2 @@
+//! Tasks of the project: setup, test, check.
+fn main() {}
