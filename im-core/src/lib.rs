@@ -29,6 +29,7 @@ mod inbox;
 mod log;
 pub mod memory;
 mod notifier;
+mod parts;
 mod policy;
 mod presence;
 mod projection;
@@ -54,6 +55,7 @@ pub use log::{
     Append, AppendOutcome, EPOCH_GAP, Floor, Found, Leases, LogInfo, LogRead, LogRecord, MessageLog, Receipt,
 };
 pub use notifier::{Notice, Noticed, Notifier, Signals, UserSignal};
+pub use parts::{LogPart, Parts, StorePart};
 pub use policy::{Open, Policy, PolicyRequest, Verdict};
 pub use presence::{Connect, Connected, Presence, SessionRef, WhenFull};
 pub use projection::{Batch, Projection};
