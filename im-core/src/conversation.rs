@@ -157,6 +157,10 @@ pub struct Member {
 /// The content of a [`RecordKind::Members`](crate::RecordKind::Members) record, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersChange {
+    /// Present in the record that creates the group. Without effect, like the whole record, where it is not the
+    /// conversation's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create: Option<GroupInfo>,
     /// Who joins, with the role. Who is a member already keeps interval and role.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub join: Vec<(UserId, Role)>,
@@ -166,6 +170,14 @@ pub struct MembersChange {
     /// Whose role changes. Who is no member is passed over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub role: Vec<(UserId, Role)>,
+}
+
+/// What a group is created with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name, at most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Arc<str>>,
 }
 
 /// What a record does to its conversation, for [`ConversationStore::apply_members`](crate::ConversationStore::apply_members).

@@ -40,8 +40,8 @@ mod user_state;
 pub use checkpoint::{Checkpoint, Epoch, Incarnation, Lineage, Position};
 pub use clock::{Clock, SystemClock, Timestamp, TokioClock};
 pub use conversation::{
-    Conversation, ConversationChange, ConversationKind, Effect, Interval, Member, MembersChange, Membership,
-    NewConversation, Role, Settings, SettingsChange,
+    Conversation, ConversationChange, ConversationKind, Effect, GroupInfo, Interval, Member, MembersChange,
+    Membership, NewConversation, Role, Settings, SettingsChange,
 };
 pub use conversations::ConversationStore;
 pub use durability::Durability;

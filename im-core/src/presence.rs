@@ -15,7 +15,8 @@ use crate::{DeviceId, NodeId, Platform, Result, SessionId, UserId};
 /// 2. **Kick or reject.** A full slot displaces its oldest session, or refuses the new one, as the request says.
 /// 3. **Dead nodes vanish.** The sessions of a node that did not beat for the TTL are gone.
 /// 4. **Told at the next beat.** A session that was displaced, or forgotten, is in the answer to its node's next beat.
-/// 5. **Own disconnect only.** A disconnect removes that session and no later one of the same device.
+/// 5. **Live nodes.** A node is listed from its first beat or connect until its TTL after the last one ends.
+/// 6. **Own disconnect only.** A disconnect removes that session and no later one of the same device.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Presence: fmt::Debug + Send + Sync + 'static {
@@ -57,6 +58,15 @@ pub trait Presence: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Safe.
     async fn sessions(&self, users: &[UserId]) -> Result<Vec<Vec<SessionRef>>>;
+
+    /// The nodes that beat within the TTL, in any order: who is told of large groups.
+    ///
+    /// # Errors
+    /// When the presence cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn nodes(&self) -> Result<Vec<NodeId>>;
 }
 
 /// A session to add.
