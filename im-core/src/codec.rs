@@ -6,8 +6,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::{
-    ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, InvalidId, Ordinal, Record,
-    RecordKind, Seq, Timestamp, UserId,
+    ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, InvalidId, Ordinal, Record, RecordKind,
+    Seq, Timestamp, UserId,
 };
 
 /// Why bytes are not a record.

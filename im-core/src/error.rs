@@ -74,8 +74,7 @@ impl Error {
     ) -> Self {
         use ErrorKind::{Behind, Full, Timeout, Unavailable};
         let transient = matches!(kind, Unavailable | Timeout | Full | Behind);
-        let outcome =
-            if matches!(kind, Unavailable | Timeout) { Outcome::Unknown } else { Outcome::NotDone };
+        let outcome = if matches!(kind, Unavailable | Timeout) { Outcome::Unknown } else { Outcome::NotDone };
         Self(Arc::new(Inner {
             kind,
             transient,

@@ -127,7 +127,6 @@ text_id!(
     SessionId
 );
 
-
 impl UserId {
     /// The sender of records that no user made, such as a mode record: the empty id, which no user can have.
     #[must_use]
@@ -253,7 +252,10 @@ mod tests {
 
     #[test]
     fn a_bad_id_does_not_deserialize() {
-        use serde::de::{IntoDeserializer, value::{Error, StrDeserializer}};
+        use serde::de::{
+            IntoDeserializer,
+            value::{Error, StrDeserializer},
+        };
         let long = "x".repeat(65);
         let text: StrDeserializer<'_, Error> = long.as_str().into_deserializer();
         assert!(UserId::deserialize(text).is_err());

@@ -63,8 +63,12 @@ pub trait MessageLog: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// The outcome is unknown; nothing is half done within one append.
-    async fn append(&self, partition: Partition, epoch: Epoch, batch: &[Append])
-    -> Result<Vec<AppendOutcome>>;
+    async fn append(
+        &self,
+        partition: Partition,
+        epoch: Epoch,
+        batch: &[Append],
+    ) -> Result<Vec<AppendOutcome>>;
 
     /// Looks up what became of sends, as far back as the log remembers.
     ///
@@ -82,8 +86,13 @@ pub trait MessageLog: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Safe.
-    async fn read(&self, partition: Partition, after: Position, max: usize, wait: Duration)
-    -> Result<LogRead>;
+    async fn read(
+        &self,
+        partition: Partition,
+        after: Position,
+        max: usize,
+        wait: Duration,
+    ) -> Result<LogRead>;
 
     /// Asks the log to keep everything after these positions until the hold moves. Forward only, except for a projection's
     /// first hold.

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    ConversationStore, Leases, MessageLog, MessageStore, Notifier, Presence, SyncInbox, UserState,
-};
+use crate::{ConversationStore, Leases, MessageLog, MessageStore, Notifier, Presence, SyncInbox, UserState};
 
 /// The parts of an engine; a backend fills in those that it has (`impl From<Backend> for Parts`).
 #[derive(Debug, Clone, Default)]
