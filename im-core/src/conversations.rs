@@ -59,6 +59,20 @@ pub trait ConversationStore: fmt::Debug + Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<Membership>>;
 
+    /// The large groups that a user is a member of now, by ascending id after `after`, at most `max`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn large_groups(
+        &self,
+        user: &UserId,
+        after: &Option<ConversationId>,
+        max: usize,
+    ) -> Result<Vec<ConversationId>>;
+
     /// What users are and have in conversations; none where a user never was a member.
     ///
     /// # Errors

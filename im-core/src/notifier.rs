@@ -55,8 +55,8 @@ pub enum Notice {
     State(UserId, StateVersion),
     /// A large group has a new head.
     Head(ConversationId, Mark),
-    /// Sessions were displaced.
-    Kick(Vec<SessionId>),
+    /// Sessions of a user were displaced.
+    Kick(UserId, Vec<SessionId>),
 }
 
 /// New entries for users of one node; the records are shared.
