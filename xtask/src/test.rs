@@ -1,0 +1,95 @@
+//! The one test command: Rust, the JavaScript client, the browser.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::closing::Runner;
+use crate::report::Report;
+use crate::run::{Failure, Result, each_line, spelled};
+use crate::setup::{self, Purpose};
+use crate::workspace::Workspace;
+
+/// The folders with JavaScript tests.
+const SCRIPTS: &[(&str, &str)] = &[("client tests", "clients/js/test"), ("browser tests", "tests/browser")];
+
+/// Runs every test, also after one failed; what is skipped or missing has failed.
+///
+/// # Errors
+/// When one failed, or something they need is missing.
+pub(crate) fn test(workspace: &Workspace, install: bool) -> Result<()> {
+    let mut report = Report::default();
+    let mut closing = Vec::new();
+    if report.step("setup", || setup::provide(workspace, &[Purpose::Test], install)).is_some() {
+        report.step("cargo test", || rust(workspace, &mut closing));
+        let server = report.step("build of the server", || build_server(workspace));
+        for (name, folder) in SCRIPTS {
+            report.step(name, || scripts(workspace, folder, server.as_deref(), &mut closing));
+        }
+    }
+    println!("\n{}", closing.join("\n"));
+    report.finish()
+}
+
+/// One run of cargo, so that it compiles each crate once.
+fn rust(workspace: &Workspace, closing: &mut Vec<String>) -> Result<()> {
+    let mut command = workspace.command("cargo test --workspace --all-features --no-fail-fast");
+    watched(&mut command, Runner::Rust, closing)
+}
+
+/// Builds the server as `cargo run` does, without what the tests of other crates add to it, and says where it lies.
+fn build_server(workspace: &Workspace) -> Result<PathBuf> {
+    let mut command =
+        workspace.command("cargo build -p im-server --bins --message-format json-render-diagnostics");
+    let mut program = None;
+    each_line(&mut command, |line| program = executable(line).or(program.take()))?;
+    program.ok_or_else(|| Failure::new("im-server has no program"))
+}
+
+/// The program that a line of cargo's JSON output says was built.
+fn executable(line: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    message["executable"].as_str().map(PathBuf::from)
+}
+
+/// Runs the JavaScript tests of a folder; the server is theirs to start.
+fn scripts(
+    workspace: &Workspace,
+    folder: &str,
+    server: Option<&Path>,
+    closing: &mut Vec<String>,
+) -> Result<()> {
+    let server = server.ok_or_else(|| Failure::new("not run: there is no server"))?;
+    let files = test_files(&workspace.root().join(folder))
+        .filter(|files| !files.is_empty())
+        .ok_or_else(|| Failure::new(format!("{folder} has no *.test.mjs")))?;
+    // Named one by one: what a folder means to `node --test` differs between Node 20 and 22.
+    let mut command = workspace.command("node --test --test-reporter=spec");
+    command.args(files).env("IM_SERVER_BIN", server).env_remove("FORCE_COLOR");
+    watched(&mut command, Runner::Node, closing)
+}
+
+fn test_files(folder: &Path) -> Option<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut files: Vec<_> =
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|file| is_test(file)).collect();
+    files.sort();
+    Some(files)
+}
+
+fn is_test(file: &Path) -> bool {
+    file.to_string_lossy().ends_with(".test.mjs")
+}
+
+/// Runs a test runner, shows what it prints, keeps its closing lines and judges them.
+fn watched(command: &mut Command, runner: Runner, closing: &mut Vec<String>) -> Result<()> {
+    let mut lines = Vec::new();
+    let outcome = each_line(command, |line| {
+        println!("{line}");
+        lines.extend(runner.closes(line).then(|| line.to_owned()));
+    });
+    closing.push(format!("$ {}", spelled(command)));
+    closing.extend(lines.iter().filter(|line| runner.tells(line)).cloned());
+    outcome.and(runner.judge(&lines))
+}
