@@ -24,8 +24,10 @@ pub(crate) fn check(workspace: &Workspace, install: bool) -> Result<()> {
     if ready.is_some() {
         let steps = STEPS.iter().map(|(name, line)| ((*name).to_owned(), (*line).to_owned()));
         for (name, line) in steps.chain(workspace.packages().iter().flat_map(alone)) {
-            println!("\n$ {line}");
-            report.step(&name, || run(&mut workspace.command(&line)));
+            report.step(&name, || {
+                println!("$ {line}");
+                run(&mut workspace.command(&line))
+            });
         }
     }
     report.finish()

@@ -42,7 +42,7 @@ impl Runner {
         match (passed, skipped) {
             (0, _) => Err(Failure::new("no test ran")),
             (_, 0) => Ok(()),
-            _ => Err(Failure::new(format!("{skipped} tests skipped"))),
+            _ => Err(Failure::new(format!("tests skipped: {skipped}"))),
         }
     }
 
@@ -83,9 +83,9 @@ mod tests {
     fn a_skipped_test_fails() {
         let some =
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.10s";
-        assert_eq!(judge(Runner::Rust, &[some]), Err("3 tests skipped".to_owned()));
+        assert_eq!(judge(Runner::Rust, &[some]), Err("tests skipped: 3".to_owned()));
         let lines = ["ℹ pass 1", "ℹ skipped 1", "ℹ todo 1"];
-        assert_eq!(judge(Runner::Node, &lines), Err("2 tests skipped".to_owned()));
+        assert_eq!(judge(Runner::Node, &lines), Err("tests skipped: 2".to_owned()));
     }
 
     #[test]
