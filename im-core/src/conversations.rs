@@ -101,6 +101,15 @@ pub trait ConversationStore: fmt::Debug + Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<Member>>;
 
+    /// How many members a conversation has now.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn count_members(&self, conversation: &ConversationId) -> Result<usize>;
+
     /// Applies what records do to their conversations; see clauses 2, 5 and 6. Only the fan-out worker calls this.
     ///
     /// # Errors
