@@ -25,8 +25,8 @@ pub const EPOCH_GAP: u64 = 1 << 20;
 /// 6. **Idempotent.** A send key that is known is answered with the first receipt and stores nothing; with another content
 ///    hash it is a conflict. So within one batch too. Known means: for ever, or within [`LogInfo::dedupe_window`].
 /// 7. **Unseeded.** In an epoch in which the log cannot know a conversation's head by itself it answers `Unseeded` until an
-///    append carries a floor; the first record then gets the floor's sequence id + [`EPOCH_GAP`] and declares the hole, in
-///    the first epoch of all data it follows the floor directly.
+///    append carries a floor; the first record then gets the floor's sequence id + [`EPOCH_GAP`] and declares the hole. A
+///    [direct](Floor::direct) floor it follows without a hole, if the log itself knows of no earlier epoch.
 /// 8. **Epoch.** An append or read names no epoch that is over: an append with another epoch than the open one fails with
 ///    [`StaleEpoch`](crate::ErrorKind::StaleEpoch) and stores nothing; one to a log whose incarnation is not its epoch's
 ///    fails with [`OtherIncarnation`](crate::ErrorKind::OtherIncarnation) and stores nothing.
@@ -201,10 +201,13 @@ pub struct Floor {
     pub mark: Mark,
     /// The time of that record.
     pub created_at: Timestamp,
+    /// Nothing above the mark can ever have been acked, so that the numbering may go on right behind it, without a hole. True
+    /// only while the log's epoch is the first of all data ([`StoreInfo::first_epoch`](crate::StoreInfo::first_epoch)).
+    pub direct: bool,
 }
 
 impl Floor {
-    /// The higher of two, field by field.
+    /// The higher of two, field by field; direct only if both are.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self {
@@ -213,6 +216,7 @@ impl Floor {
                 ordinal: self.mark.ordinal.max(other.mark.ordinal),
             },
             created_at: self.created_at.max(other.created_at),
+            direct: self.direct && other.direct,
         }
     }
 }

@@ -122,6 +122,9 @@ pub struct StoreInfo {
     pub incarnation: Incarnation,
     /// How much applied data another incarnation may lack.
     pub loss_window: Duration,
+    /// The first epoch that this store ever gave; while it is the open one, nothing acked can be unknown to log and store
+    /// ([`Floor::direct`](crate::Floor::direct)).
+    pub first_epoch: Option<Epoch>,
 }
 
 /// Which way a history page runs.
