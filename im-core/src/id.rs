@@ -150,6 +150,14 @@ impl UserId {
     }
 }
 
+impl ClientMsgId {
+    /// A fresh one: a UUID of version 7, whose time lets a log with a limited memory tell new messages from retries.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(uuid::Uuid::now_v7().to_string().into())
+    }
+}
+
 const SINGLE_PREFIX: &str = "s_";
 
 impl ConversationId {

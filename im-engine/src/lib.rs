@@ -1,1 +1,51 @@
-//! The chat engine: send, log, projections, sessions.
+//! The chat engine: one durable log, and everything else projected from it.
+//!
+//! ```text
+//! send ──► MessageLog ──ack──► sender
+//!              ├──► persist ──► MessageStore        (only where log and store are different data)
+//!              ├──► fan out ──► SyncInbox ──► Notifier ──► node ──► session ──► client
+//!              └──► projections of the host
+//! ```
+//!
+//! Start with [`Engine::builder`]. There is no SQL, no socket and no wire format here.
+
+mod admission;
+mod builder;
+mod cell;
+mod commit;
+mod config;
+mod engine;
+mod epoch;
+mod error;
+mod fanout;
+mod freshness;
+mod groups;
+mod housekeeping;
+mod hub;
+mod ids;
+mod marks;
+mod members;
+mod persist;
+mod progress;
+mod reads;
+mod resync;
+mod send;
+mod session;
+mod session_ops;
+mod signal;
+mod switch;
+mod worker;
+
+pub use builder::Builder;
+pub use cell::{CloseReason, Entries, Event};
+pub use config::{Config, ReadMarks, SessionSlot};
+pub use engine::{Engine, EngineInfo};
+pub use error::{ChatError, ChatResult, Refusal};
+pub use groups::{MemberChange, NewGroup};
+pub use ids::{IdSource, Uuids};
+pub use im_core::*;
+pub use marks::StateView;
+pub use reads::{ConversationView, HistoryPage, HistoryRange};
+pub use resync::{BootstrapPage, Fresh};
+pub use send::{Ack, AckLevel, NewMessage};
+pub use session::{Draft, Heartbeat, Hello, Identity, Session, Welcome};

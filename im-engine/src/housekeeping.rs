@@ -1,0 +1,166 @@
+//! What a node does by the clock: notices, presence beats, acks overdue, heads of large groups, expiry, trimming.
+
+use std::{sync::Arc, time::Duration};
+
+use im_core::{Connect, Connected, ConversationId, Mark, Noticed, Result, UserId};
+use tokio::time::MissedTickBehavior;
+
+use crate::{cell::CloseReason, engine::Inner};
+
+/// How often overdue acks and silent sessions are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// How often expired entries and trimmed records are given back.
+const SWEEP: Duration = Duration::from_secs(60);
+/// How many expired entries are given back at once.
+const EXPIRE: usize = 10_000;
+/// The pause after a lost subscription.
+const RESUBSCRIBE: Duration = Duration::from_millis(500);
+/// How many users are asked about at once.
+const USERS: usize = 500;
+
+impl Inner {
+    pub(crate) fn keep_house(self: &Arc<Self>) {
+        self.spawn_until_stop(self.clone().listen());
+        self.every(TICK, |this| async move { this.tick() });
+        self.every(self.parts.presence.ttl() / 3, |this| async move { this.beat().await });
+        self.every(self.config.heartbeat, |this| async move { this.refresh_heads().await });
+        self.every(SWEEP, |this| async move { this.sweep().await });
+    }
+
+    /// Runs something now and then until the node stops. A failure is logged; the next turn tries again.
+    fn every<F>(self: &Arc<Self>, period: Duration, turn: impl Fn(Arc<Self>) -> F + Send + 'static)
+    where
+        F: Future<Output = Result<()>> + Send,
+    {
+        let this = self.clone();
+        self.spawn_until_stop(async move {
+            let mut interval = tokio::time::interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                interval.tick().await;
+                if let Err(error) = turn(this.clone()).await {
+                    tracing::warn!(%error, "housekeeping failed; again in {period:?}");
+                }
+            }
+        });
+    }
+
+    /// Receives this node's notices. After a gap everybody is told where their inbox ends.
+    async fn listen(self: Arc<Self>) {
+        loop {
+            match self.parts.notifier.subscribe(&self.node).await {
+                Ok(mut notices) => {
+                    self.after_a_gap().await;
+                    while let Some(noticed) = notices.recv().await {
+                        match noticed {
+                            Noticed::Notice(notice) => self.pass_on(notice).await,
+                            Noticed::Lagged => self.after_a_gap().await,
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "no notices; again in {RESUBSCRIBE:?}"),
+            }
+            tokio::time::sleep(RESUBSCRIBE).await;
+        }
+    }
+
+    async fn pass_on(&self, notice: im_core::Notice) {
+        for user in self.hub.notice(notice, &self.config) {
+            if let Err(error) = self.refresh_large_groups(&user).await {
+                tracing::warn!(%error, "large groups were not looked up; the next heartbeat will");
+            }
+        }
+    }
+
+    async fn after_a_gap(&self) {
+        for users in self.hub.users().chunks(USERS) {
+            if let Err(error) = self.tell_where_everything_ends(users).await {
+                tracing::warn!(%error, "sessions were not told of a gap; their heartbeats will tell");
+            }
+        }
+    }
+
+    async fn tell_where_everything_ends(&self, users: &[UserId]) -> Result<()> {
+        let (ends, versions) =
+            futures::try_join!(self.parts.inbox.ends(users), self.parts.store.states.versions(users))?;
+        for ((user, end), version) in users.iter().zip(ends).zip(versions) {
+            if let Some(end) = end {
+                self.hub.end(user, &end, &self.config);
+            }
+            self.pass_on(im_core::Notice::State(user.clone(), version)).await;
+        }
+        Ok(())
+    }
+
+    fn tick(&self) -> Result<()> {
+        for cell in self.hub.cells() {
+            cell.tick(&self.config);
+        }
+        Ok(())
+    }
+
+    /// Says that this node lives. A session that the presence no longer has enters again, if its slot is free.
+    async fn beat(&self) -> Result<()> {
+        let gone = self.parts.presence.beat(&self.node, &self.hub.held()).await?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for cell in self.hub.cells().into_iter().filter(|cell| gone.contains(&cell.session.id)) {
+            let request = Connect {
+                user: cell.user.clone(),
+                session: cell.session.clone(),
+                slot: self.slot(&cell.session),
+                max: self.config.session_max,
+                when_full: im_core::WhenFull::RejectNew,
+            };
+            if self.parts.presence.connect(&request).await? == Connected::Refused {
+                cell.close(CloseReason::Kicked);
+            }
+        }
+        Ok(())
+    }
+
+    /// The large groups that a user reads, from the store.
+    pub(crate) async fn refresh_large_groups(&self, user: &UserId) -> Result<()> {
+        let mut groups = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.parts.store.conversations.large_groups(user, &after, self.config.page).await?;
+            let full = page.len() == self.config.page;
+            after = page.last().cloned();
+            groups.extend(self.heads(page).await?);
+            if !full {
+                break;
+            }
+        }
+        self.hub.reads(user, &groups);
+        Ok(())
+    }
+
+    async fn heads(&self, ids: Vec<ConversationId>) -> Result<Vec<(ConversationId, Mark)>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let last = self.parts.store.messages.last(&ids).await?;
+        let mark = |(id, last): (ConversationId, Option<Arc<im_core::Record>>)| Some((id, last?.mark()));
+        Ok(ids.into_iter().zip(last).filter_map(mark).collect())
+    }
+
+    /// The heads of the large groups read on this node, whose notices may have been lost.
+    async fn refresh_heads(&self) -> Result<()> {
+        for ids in self.hub.large_groups().chunks(USERS) {
+            for (id, head) in self.heads(ids.to_vec()).await? {
+                self.hub.notice(im_core::Notice::Head(id, head), &self.config);
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep(&self) -> Result<()> {
+        while self.parts.inbox.expire(EXPIRE).await? {}
+        self.parts.log.log.trim().await?;
+        let before = self.clock.now().minus(self.config.device_expiry);
+        self.parts.store.states.forget_devices(before).await?;
+        Ok(())
+    }
+}

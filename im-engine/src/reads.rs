@@ -1,0 +1,176 @@
+//! Reading: history, members, conversations. Every right is checked against the store.
+
+use std::sync::Arc;
+
+use im_core::{
+    ConversationId, DeviceId, Direction, History, HistoryQuery, Interval, Mark, Member, Membership, Record,
+    Seq, UserId,
+};
+
+use crate::{Refusal, engine::Inner, error::ChatResult};
+
+/// A page of a conversation to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryRange {
+    /// The lowest sequence id wanted.
+    pub from: Seq,
+    /// The highest wanted; none: up to the head.
+    pub to: Option<Seq>,
+    /// Which end the page is taken from.
+    pub direction: Direction,
+    /// How many records at most; at most a page.
+    pub max: usize,
+}
+
+/// A page of a conversation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// The records, in ascending order.
+    pub records: Vec<Arc<Record>>,
+    /// Whether the range holds more beyond the page's far end.
+    pub more: bool,
+}
+
+/// A conversation as one user has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationView {
+    /// What the user is and has there.
+    pub membership: Membership,
+    /// The last record that the user has a right to.
+    pub last: Option<Arc<Record>>,
+    /// The conversation's head as far as the user has a right to it.
+    pub head: Mark,
+    /// How many records count as unread.
+    pub unread: u64,
+}
+
+impl Inner {
+    /// How long a page may be.
+    pub(crate) fn page(&self, max: usize) -> usize {
+        max.clamp(1, self.config.page)
+    }
+
+    pub(crate) async fn history(
+        &self,
+        user: &UserId,
+        id: &ConversationId,
+        range: HistoryRange,
+    ) -> ChatResult<HistoryPage> {
+        let membership = self.membership(id, user).await?;
+        let mut spans = readable(&membership, range.from, range.to);
+        if range.direction == Direction::Backward {
+            spans.reverse();
+        }
+        let max = self.page(range.max);
+        let mut page = HistoryPage::default();
+        for (from, to) in spans {
+            if page.records.len() == max {
+                page.more = true;
+                break;
+            }
+            let query = HistoryQuery {
+                conversation: id.clone(),
+                from,
+                to,
+                direction: range.direction,
+                max: max - page.records.len(),
+            };
+            page.extend(self.parts.store.messages.history(&query).await?, range.direction)?;
+        }
+        Ok(page)
+    }
+
+    pub(crate) async fn members(
+        &self,
+        user: &UserId,
+        id: &ConversationId,
+        after: Option<UserId>,
+        max: usize,
+    ) -> ChatResult<Vec<Member>> {
+        self.current_membership(id, user).await?;
+        // Above every sequence id: the members now.
+        let now = Seq(u64::MAX >> 1);
+        Ok(self.parts.store.conversations.members(id, now, &after, self.page(max)).await?)
+    }
+
+    /// A page of a user's conversations, by id; and whether there are more.
+    pub(crate) async fn conversations(
+        &self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        after: Option<ConversationId>,
+        max: usize,
+    ) -> ChatResult<(Vec<ConversationView>, bool)> {
+        let max = self.page(max);
+        let device = self.mark_device(device);
+        let list = self.parts.store.conversations.list(user, &device, &after, max).await?;
+        let more = list.len() == max;
+        Ok((self.views(list).await?, more))
+    }
+
+    /// The user's view of one conversation.
+    pub(crate) async fn conversation(
+        &self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        id: &ConversationId,
+    ) -> ChatResult<ConversationView> {
+        let wanted = [(id.clone(), user.clone())];
+        let device = self.mark_device(device);
+        let found = self.parts.store.conversations.memberships(&wanted, &device).await?;
+        let membership = found.into_iter().flatten().collect();
+        self.views(membership).await?.pop().ok_or_else(|| Refusal::NotMember.into())
+    }
+
+    /// Adds heads and last records to memberships.
+    pub(crate) async fn views(&self, list: Vec<Membership>) -> im_core::Result<Vec<ConversationView>> {
+        let messages = &self.parts.store.messages;
+        let ids: Vec<_> = list.iter().map(|membership| membership.conversation.id.clone()).collect();
+        let heads = messages.last(&ids).await?;
+        // Who left sees the record that it left with, not the newest.
+        let left: Vec<_> = list.iter().filter_map(last_of_left).collect();
+        let mut left = messages.get(&left).await?.into_iter();
+        let views = list.into_iter().zip(heads).map(|(membership, newest)| {
+            let last = if last_of_left(&membership).is_some() { left.next().flatten() } else { newest };
+            let head = last.as_ref().map(|record| record.mark()).unwrap_or_default();
+            ConversationView { unread: membership.unread(head), head, last, membership }
+        });
+        Ok(views.collect())
+    }
+}
+
+fn last_of_left(membership: &Membership) -> Option<(ConversationId, Seq)> {
+    let left = membership.intervals.last()?.left?;
+    Some((membership.conversation.id.clone(), left.seq))
+}
+
+/// The parts of a range that a user has a right to, in ascending order, without what it cleared away. The last part of a
+/// present member is open upwards, so that a range above the head is told to be behind.
+fn readable(membership: &Membership, from: Seq, to: Option<Seq>) -> Vec<(Seq, Option<Seq>)> {
+    let from = from.max(Seq(membership.settings.cleared.seq.0 + 1));
+    let part = |interval: &Interval| {
+        let low = from.max(interval.joined.seq);
+        let high = match (interval.left.map(|left| left.seq), to) {
+            (Some(left), Some(to)) => Some(left.min(to)),
+            (left, to) => left.or(to),
+        };
+        high.is_none_or(|high| low <= high).then_some((low, high))
+    };
+    membership.intervals.iter().filter_map(part).collect()
+}
+
+impl HistoryPage {
+    fn extend(&mut self, history: History, direction: Direction) -> ChatResult<()> {
+        match history {
+            History::Behind { head } => return Err(Refusal::Behind { head }.into()),
+            History::Page { records, more } => {
+                self.more |= more;
+                match direction {
+                    Direction::Forward => self.records.extend(records),
+                    Direction::Backward => drop(self.records.splice(0..0, records)),
+                }
+            }
+        }
+        Ok(())
+    }
+}

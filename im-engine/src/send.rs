@@ -1,0 +1,235 @@
+//! The way of a message in: validate → membership → policy → commit → ack.
+
+use std::{sync::Arc, time::Duration};
+
+use im_core::{
+    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Found, PolicyRequest, Position,
+    RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
+};
+
+use crate::{
+    Refusal,
+    commit::Committed,
+    engine::Inner,
+    error::{ChatError, ChatResult},
+    freshness::Freshness,
+};
+
+/// A message to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMessage {
+    /// Who sends; must be a member.
+    pub sender: UserId,
+    /// The device that sends, if a session does.
+    pub device: Option<DeviceId>,
+    /// Where to.
+    pub conversation: ConversationId,
+    /// Names the message for ever; a retry carries the same. A UUID of version 7 where the log's memory of ids is limited.
+    pub client_msg_id: ClientMsgId,
+    /// How the content is to be read; not [`ContentType::System`].
+    pub content_type: ContentType,
+    /// The content, at most 64 KiB by default.
+    pub content: Arc<str>,
+    /// What the ack is to say.
+    pub level: AckLevel,
+}
+
+impl NewMessage {
+    /// A text with a fresh client message id, to be acked as *logged*.
+    #[must_use]
+    pub fn text(sender: &UserId, conversation: &ConversationId, text: impl Into<Arc<str>>) -> Self {
+        Self {
+            sender: sender.clone(),
+            device: None,
+            conversation: conversation.clone(),
+            client_msg_id: ClientMsgId::fresh(),
+            content_type: ContentType::Text,
+            content: text.into(),
+            level: AckLevel::Logged,
+        }
+    }
+}
+
+/// How far a message has come when its send is acked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AckLevel {
+    /// It is in the log, with the log's durability.
+    #[default]
+    Logged,
+    /// It is in the store too.
+    Stored,
+}
+
+/// The answer to a send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ack {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The message's place there.
+    pub seq: Seq,
+    /// When the log took it.
+    pub created_at: Timestamp,
+    /// Whether an earlier send of the same message had stored it.
+    pub duplicate: bool,
+    /// How far it has come.
+    pub level: AckLevel,
+}
+
+impl Inner {
+    /// Checks a message and puts it in the queue of its partition; the future answers once it is committed.
+    ///
+    /// Messages that are begun one after the other are appended in that order.
+    pub(crate) async fn begin_send(
+        self: &Arc<Self>,
+        message: NewMessage,
+    ) -> ChatResult<impl Future<Output = ChatResult<Ack>> + Send + use<>> {
+        let admitted = self.admit(&message).await?;
+        let level = message.level;
+        let conversation = message.conversation.clone();
+        let this = self.clone();
+        let step = match admitted {
+            Admitted::Known(found) => Err(found),
+            Admitted::New(append) => Ok(self.commit()?.enqueue(append)?),
+        };
+        Ok(async move {
+            let committed = match step {
+                Ok(commit) => commit.await?,
+                Err(found) => Committed { receipt: found.receipt, duplicate: true },
+            };
+            this.ack(conversation, committed, level).await
+        })
+    }
+
+    async fn ack(
+        &self,
+        conversation: ConversationId,
+        committed: Committed,
+        level: AckLevel,
+    ) -> ChatResult<Ack> {
+        let Committed { receipt, duplicate } = committed;
+        let level = if self.log_is_store { AckLevel::Stored } else { level };
+        if level == AckLevel::Stored && !self.log_is_store {
+            self.wait_stored(&conversation, receipt.position).await?;
+        }
+        Ok(Ack { conversation, seq: receipt.mark.seq, created_at: receipt.created_at, duplicate, level })
+    }
+
+    async fn admit(&self, message: &NewMessage) -> ChatResult<Admitted> {
+        self.validate(message)?;
+        let append = self.append_of(message);
+        match self.may_send(message).await {
+            Ok(send_to) => self.fresh_or_known(Append { send_to, ..append }).await,
+            // A retry gets its ack also after the sender left: a refusal is looked up first.
+            Err(ChatError::Refused(refusal)) => match self.find(&append.key()).await? {
+                Some(found) => known(&append, found),
+                None => Err(refusal.into()),
+            },
+            Err(failed) => Err(failed),
+        }
+    }
+
+    fn validate(&self, message: &NewMessage) -> ChatResult<()> {
+        if message.content.len() > self.config.content_bytes {
+            return Err(Refusal::TooLarge { what: "content bytes", limit: self.config.content_bytes }.into());
+        }
+        if message.content_type == ContentType::System || message.sender.is_system() {
+            return Err(Refusal::Invalid("only the engine makes system records".into()).into());
+        }
+        Ok(())
+    }
+
+    fn append_of(&self, message: &NewMessage) -> Append {
+        let kind = RecordKind::Message;
+        Append {
+            conversation: message.conversation.clone(),
+            sender: message.sender.clone(),
+            device: self.mark_device(message.device.as_ref()),
+            send_to: None,
+            client_msg_id: message.client_msg_id.clone(),
+            kind,
+            content_type: message.content_type,
+            content: message.content.clone(),
+            hash: ContentHash::of(kind, message.content_type, &message.content),
+            floor: None,
+        }
+    }
+
+    /// Membership, then policy; the other user of a SINGLE conversation.
+    async fn may_send(&self, message: &NewMessage) -> ChatResult<Option<UserId>> {
+        let peer = self.admission(&message.conversation, &message.sender).await?;
+        let request = PolicyRequest::Send {
+            user: message.sender.clone(),
+            conversation: message.conversation.clone(),
+            content_type: message.content_type,
+            bytes: message.content.len(),
+        };
+        self.allowed(&request).await?;
+        Ok(peer)
+    }
+
+    /// Asks the host's policy.
+    pub(crate) async fn allowed(&self, request: &PolicyRequest) -> ChatResult<()> {
+        match self.policy.check(request).await? {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny(reason) => Err(Refusal::Denied(reason).into()),
+        }
+    }
+
+    /// Where the log forgets ids after a window, an id that it may have forgotten is looked up in the store.
+    async fn fresh_or_known(&self, append: Append) -> ChatResult<Admitted> {
+        let Some(window) = self.dedupe_window else { return Ok(Admitted::New(append)) };
+        let now = self.clock.now();
+        match Freshness::of(&append.client_msg_id, now, window, self.numbering.current().began) {
+            Freshness::Fresh => Ok(Admitted::New(append)),
+            Freshness::Future => Err(Refusal::ClientClock { now }.into()),
+            Freshness::Unknown => self.look_up_before_append(append, window).await,
+        }
+    }
+
+    async fn look_up_before_append(&self, append: Append, window: Duration) -> ChatResult<Admitted> {
+        let asked = self.clock.now();
+        if let Some(found) = self.find(&append.key()).await? {
+            return known(&append, found);
+        }
+        let answer_age = self.clock.now().since(asked);
+        if answer_age > window / 4 || self.store_lag(&append.conversation).await? > window / 2 {
+            return Err(Refusal::Overloaded(window / 4).into());
+        }
+        Ok(Admitted::New(append))
+    }
+
+    /// What became of a send: asked of the log, then of the store.
+    pub(crate) async fn find(&self, key: &SendKey) -> im_core::Result<Option<Found>> {
+        let keys = std::slice::from_ref(key);
+        if let Some(found) = self.parts.log.log.find(keys).await?.pop().flatten() {
+            return Ok(Some(found));
+        }
+        if self.log_is_store {
+            return Ok(None);
+        }
+        Ok(self.parts.store.messages.find(keys).await?.pop().flatten())
+    }
+
+    /// Waits until the store has applied a position.
+    pub(crate) async fn wait_stored(
+        &self,
+        conversation: &ConversationId,
+        position: Position,
+    ) -> ChatResult<()> {
+        let partition = im_core::Partition::of(conversation, self.partitions);
+        let stored = self.progress.stored(&*self.parts.store.messages, partition, position);
+        match tokio::time::timeout(self.config.patience, stored).await {
+            Ok(reached) => Ok(reached?),
+            Err(_) => Err(crate::error::unknown("store.apply", "logged, but not stored in time").into()),
+        }
+    }
+}
+
+enum Admitted {
+    New(Append),
+    Known(Found),
+}
+
+fn known(append: &Append, found: Found) -> ChatResult<Admitted> {
+    if found.hash == append.hash { Ok(Admitted::Known(found)) } else { Err(Refusal::Conflict.into()) }
+}

@@ -1,0 +1,307 @@
+//! The one worker: lease → read → apply → hold. It runs every projection; nothing else reads the log.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use im_core::{
+    Batch, Checkpoint, Clock, Epoch, Error, ErrorKind, Lineage, LogRead, LogRecord, NodeId, Partition,
+    Position, Projection, Result, Timestamp,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{builder::Complete, config::Config, epoch::Numbering, progress::Progress};
+
+/// How long a worker waits at the end of the log before it looks round.
+const WAIT: Duration = Duration::from_secs(1);
+/// How long a worker stays away after an error that will not pass by itself.
+const STOPPED: Duration = Duration::from_secs(30);
+/// The shortest and the longest pause after a transient error.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Runs one projection on one partition for as long as the node lives.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    pub(crate) projection: Arc<dyn Projection>,
+    pub(crate) partition: Partition,
+    pub(crate) parts: Complete,
+    pub(crate) numbering: Arc<Numbering>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: Config,
+    pub(crate) node: NodeId,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Why a run ended.
+enum End {
+    /// The node stops.
+    Stopping,
+    /// Another node has the lease.
+    LostLease,
+    /// A part is of another incarnation than the run began under.
+    OtherIncarnation,
+}
+
+impl Worker {
+    pub(crate) async fn run(self) {
+        let lease = format!("{}/{}", self.projection.name(), self.partition.0);
+        let mut pause = PAUSES.0;
+        while !self.stop.is_cancelled() {
+            let rest = match self.turn(&lease).await {
+                Ok(End::Stopping) => break,
+                Ok(End::LostLease) => self.config.lease / 3,
+                Ok(End::OtherIncarnation) => {
+                    pause = PAUSES.0;
+                    continue;
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(%lease, %error, "projection failed; again in {pause:?}");
+                    pause = (pause * 2).min(PAUSES.1);
+                    pause
+                }
+                Err(error) => {
+                    tracing::error!(%lease, %error, "projection stopped; again in {STOPPED:?}");
+                    self.release(&lease).await;
+                    STOPPED
+                }
+            };
+            self.rest(rest).await;
+        }
+        self.release(&lease).await;
+    }
+
+    async fn rest(&self, pause: Duration) {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    async fn release(&self, lease: &str) {
+        if let Err(error) = self.parts.log.leases.release(lease, &self.node).await {
+            tracing::warn!(%lease, %error, "the lease could not be released");
+        }
+    }
+
+    /// From a claim of the lease to its loss.
+    async fn turn(&self, lease: &str) -> Result<End> {
+        let mut claimed = tokio::time::Instant::now();
+        if !self.claim(lease).await? {
+            return Ok(End::LostLease);
+        }
+        let mut run = Run::start(self).await?;
+        while !self.stop.is_cancelled() {
+            if claimed.elapsed() > self.config.lease / 3 {
+                claimed = tokio::time::Instant::now();
+                if !self.claim(lease).await? {
+                    return Ok(End::LostLease);
+                }
+            }
+            match run.step().await {
+                Err(error) if error.kind() == ErrorKind::OtherIncarnation => {
+                    tracing::warn!(%lease, %error, "a part is of another incarnation; going back");
+                    return Ok(End::OtherIncarnation);
+                }
+                step => step?,
+            }
+        }
+        Ok(End::Stopping)
+    }
+
+    async fn claim(&self, lease: &str) -> Result<bool> {
+        self.parts.log.leases.claim(lease, &self.node, self.config.lease).await
+    }
+
+    /// The incarnations of the parts now, and the longest of their loss windows.
+    async fn lineage(&self) -> Result<(Lineage, Duration)> {
+        let (log, store, inbox) = futures::try_join!(
+            self.parts.log.log.info(),
+            self.parts.store.messages.info(),
+            self.parts.inbox.info()
+        )?;
+        let window = log.loss_window.max(store.loss_window).max(inbox.loss_window);
+        let lineage = Lineage { log: log.incarnation, store: store.incarnation, inbox: inbox.incarnation };
+        Ok((lineage, window))
+    }
+}
+
+/// A worker between two losses of its lease.
+struct Run<'a> {
+    worker: &'a Worker,
+    lineage: Lineage,
+    position: Position,
+    trail: Trail,
+    held: Option<tokio::time::Instant>,
+}
+
+impl<'a> Run<'a> {
+    /// Loads the checkpoint; one that was made under other incarnations is taken up at its rewind.
+    async fn start(worker: &'a Worker) -> Result<Self> {
+        let (lineage, window) = worker.lineage().await?;
+        let position = match worker.projection.checkpoint(worker.partition).await? {
+            None => Position::START,
+            Some(checkpoint) if checkpoint.lineage == lineage => checkpoint.position,
+            Some(checkpoint) => checkpoint.rewind,
+        };
+        let mut run = Self { worker, lineage, position, trail: Trail::new(window, position), held: None };
+        run.hold().await?;
+        Ok(run)
+    }
+
+    /// Applies the next batch, or waits a little for one.
+    async fn step(&mut self) -> Result<()> {
+        let records = self.next().await?;
+        // Asked after the read: what was read under an old incarnation is not applied under a new one.
+        if self.worker.lineage().await?.0 != self.lineage {
+            return Err(Error::new(
+                ErrorKind::OtherIncarnation,
+                "engine",
+                "worker",
+                "a part's incarnation changed",
+            ));
+        }
+        let Some(position) = records.last().map(|last| last.position).or(self.new_epoch()) else {
+            return Ok(());
+        };
+        self.apply(records, position).await?;
+        self.hold().await
+    }
+
+    /// An empty epoch is entered too, so that its beginning becomes the checkpoint.
+    fn new_epoch(&self) -> Option<Position> {
+        let epoch = self.worker.numbering.current().epoch;
+        (epoch > self.position.epoch).then_some(Position { epoch, offset: 0 })
+    }
+
+    async fn apply(&mut self, records: Vec<LogRecord>, position: Position) -> Result<()> {
+        let rewind = self.trail.passed(self.worker.clock.now(), position);
+        let checkpoint = Checkpoint { position, rewind, lineage: self.lineage.clone() };
+        let batch = Batch { partition: self.worker.partition, records, checkpoint };
+        self.worker.projection.apply(&batch).await?;
+        self.position = position;
+        self.worker.progress.moved();
+        Ok(())
+    }
+
+    /// The next records of one epoch; before a new epoch's first, what only the store still has of the old one.
+    async fn next(&mut self) -> Result<Vec<LogRecord>> {
+        let mut records = self.read().await?;
+        let now = records.first().map_or(self.worker.numbering.current().epoch, |first| first.position.epoch);
+        if now > self.position.epoch {
+            let left_over = self.left_over(self.position.epoch).await?;
+            if !left_over.is_empty() {
+                return Ok(left_over);
+            }
+        }
+        records.truncate(records.partition_point(|record| record.position.epoch <= now));
+        Ok(records)
+    }
+
+    async fn read(&mut self) -> Result<Vec<LogRecord>> {
+        let Worker { parts, partition, config, stop, .. } = self.worker;
+        loop {
+            let read = parts.log.log.read(*partition, self.position, config.batch_records, WAIT);
+            let read = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Vec::new()),
+                read = read => read?,
+            };
+            match read {
+                LogRead::Records(records) => return Ok(records),
+                LogRead::Trimmed(first) => self.skip_trimmed(first).await?,
+            }
+        }
+    }
+
+    /// What the log no longer has the store must have, because nothing is trimmed above its hold.
+    async fn skip_trimmed(&mut self, first: Position) -> Result<()> {
+        let Worker { parts, partition, config, projection, .. } = self.worker;
+        tracing::warn!(projection = projection.name(), ?first, "the log is trimmed here; reading the store");
+        while self.position < first {
+            let mut records =
+                parts.store.messages.above(*partition, self.position, config.batch_records).await?;
+            records.truncate(records.partition_point(|record| record.position <= first));
+            let position = records.last().map_or(first, |last| last.position);
+            self.apply(records, position).await?;
+        }
+        Ok(())
+    }
+
+    async fn left_over(&self, epoch: Epoch) -> Result<Vec<LogRecord>> {
+        let Worker { parts, partition, config, .. } = self.worker;
+        let mut records = parts.store.messages.above(*partition, self.position, config.batch_records).await?;
+        records.truncate(records.partition_point(|record| record.position.epoch == epoch));
+        Ok(records)
+    }
+
+    /// Tells the log now and then what this projection may still need; a late word only delays a trim.
+    async fn hold(&mut self) -> Result<()> {
+        if self.held.is_none_or(|held| held.elapsed() > WAIT) {
+            let Worker { parts, partition, projection, .. } = self.worker;
+            parts.log.log.hold(projection.name(), &[(*partition, self.trail.rewind)]).await?;
+            self.held = Some(tokio::time::Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// Which position was passed a loss window ago.
+#[derive(Debug)]
+struct Trail {
+    window: Duration,
+    steps: VecDeque<(Timestamp, Position)>,
+    rewind: Position,
+}
+
+impl Trail {
+    /// How finely a window is divided.
+    const STEPS: u32 = 32;
+
+    fn new(window: Duration, position: Position) -> Self {
+        Self { window, steps: VecDeque::new(), rewind: position }
+    }
+
+    /// Notes a position; the latest one that was noted at least a window ago.
+    fn passed(&mut self, now: Timestamp, position: Position) -> Position {
+        if self.window.is_zero() {
+            self.rewind = position;
+            return position;
+        }
+        let step = self.window / Self::STEPS;
+        if self.steps.back().is_none_or(|(last, _)| now.since(*last) >= step) {
+            self.steps.push_back((now, position));
+        }
+        while self.steps.front().is_some_and(|(then, _)| now.since(*then) >= self.window) {
+            if let Some((_, passed)) = self.steps.pop_front() {
+                self.rewind = passed;
+            }
+        }
+        self.rewind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Position {
+        Position { epoch: Epoch(1), offset }
+    }
+
+    #[test]
+    fn the_rewind_is_a_window_behind() {
+        let mut trail = Trail::new(Duration::from_secs(10), at(0));
+        for second in 0..30 {
+            let rewind = trail.passed(Timestamp(second * 1000), at(second as u64 + 1));
+            let expected = if second < 10 { 0 } else { second as u64 - 9 };
+            assert_eq!(rewind, at(expected), "in second {second}");
+        }
+        assert!(trail.steps.len() <= Trail::STEPS as usize + 1);
+    }
+
+    #[test]
+    fn without_a_window_there_is_nothing_to_go_back_for() {
+        let mut trail = Trail::new(Duration::ZERO, at(0));
+        assert_eq!(trail.passed(Timestamp(1), at(5)), at(5));
+    }
+}
