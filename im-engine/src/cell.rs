@@ -204,15 +204,14 @@ impl Cell {
         self.state().closed.is_some()
     }
 
-    /// The client stands on this cursor: it pulled, or began here.
+    /// The client stands on this cursor: it pulled, or began here. What was still queued shrinks to its end, because it may
+    /// lie before the cursor or after it.
     pub(crate) fn stands_on(&self, cursor: &Cursor) {
         let mut state = self.state();
-        // Entries that are still queued lie behind the cursor already, or come again with a pull.
+        let queued = state.outbox.back().and_then(|entries| entries.end().cloned());
         state.outbox.clear();
         state.outbox_bytes = 0;
-        if state.bare.as_ref() == Some(cursor) {
-            state.bare = None;
-        }
+        state.bare = state.bare.take().or(queued).filter(|end| end != cursor);
         state.tail = Some(cursor.clone());
     }
 
@@ -287,7 +286,8 @@ impl State {
 
     fn next(&mut self) -> Option<Event> {
         if let Some(reason) = self.closed {
-            return Some(Event::Closed(reason));
+            let last_word = std::mem::take(&mut self.draining);
+            return Some(if last_word { Event::Draining } else { Event::Closed(reason) });
         }
         if let Some(entries) = self.outbox.pop_front() {
             self.outbox_bytes -= entries.bytes;
@@ -323,5 +323,135 @@ impl State {
             Some(unacked) => unacked.end = end,
             none => *none = Some(Unacked { end, since: Instant::now(), tries: 0 }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::{
+        ClientMsgId, ContentHash, ContentType, DeviceId, NodeId, Platform, Record, RecordKind, Seq, SessionId,
+    };
+
+    use super::*;
+
+    const LIMIT: usize = 4096;
+
+    fn cell() -> Cell {
+        let session = SessionRef {
+            id: SessionId::new("s").unwrap(),
+            node: NodeId::new("n").unwrap(),
+            device: DeviceId::new("d").unwrap(),
+            platform: Platform::new("p").unwrap(),
+        };
+        Cell::new(UserId::new("u").unwrap(), session)
+    }
+
+    fn cursor(n: u64) -> Cursor {
+        Cursor::new(n.to_string())
+    }
+
+    fn entries(n: u64) -> Arc<Entries> {
+        let record = Record {
+            conversation: ConversationId::new("c").unwrap(),
+            seq: Seq(n),
+            ordinal: im_core::Ordinal(n),
+            created_at: im_core::Timestamp(0),
+            sender: UserId::new("x").unwrap(),
+            device: None,
+            send_to: None,
+            client_msg_id: ClientMsgId::new("m").unwrap(),
+            hole_after: None,
+            kind: RecordKind::Message,
+            content_type: ContentType::Text,
+            content: "x".repeat(200).into(),
+            hash: ContentHash(0),
+        };
+        Arc::new(Entries::new(vec![Entry { cursor: cursor(n), record: Arc::new(record) }]))
+    }
+
+    fn signal(cell: &Cell, n: u64) {
+        cell.entries(Some(&cursor(n - 1)), &cursor(n), Some(&entries(n)), LIMIT);
+    }
+
+    /// What the client is told, in words.
+    fn told(cell: &Cell) -> Vec<String> {
+        std::iter::from_fn(|| cell.try_event())
+            .take(100)
+            .map(|event| match event {
+                Event::Entries(entries) => format!("entries {:?}", entries.end().unwrap()),
+                Event::End(end) => format!("end {end:?}"),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn entries_that_follow_are_sent_and_others_are_told_of() {
+        let cell = cell();
+        signal(&cell, 5);
+        assert_eq!(told(&cell), ["end 5"], "where the client stands is not known yet");
+        cell.stands_on(&cursor(5));
+        signal(&cell, 6);
+        signal(&cell, 7);
+        signal(&cell, 9);
+        assert_eq!(told(&cell), ["end 9"], "after a gap nothing can be sent");
+        cell.stands_on(&cursor(9));
+        signal(&cell, 10);
+        assert_eq!(told(&cell), ["entries 10"]);
+    }
+
+    #[tokio::test]
+    async fn a_slow_session_holds_one_word_not_a_queue() {
+        let cell = cell();
+        cell.stands_on(&cursor(0));
+        for n in 1..=1000 {
+            signal(&cell, n);
+            assert!(cell.state().outbox_bytes <= LIMIT);
+        }
+        assert_eq!(told(&cell), ["end 1000"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_during_a_pull_is_not_forgotten() {
+        let cell = cell();
+        cell.stands_on(&cursor(0));
+        signal(&cell, 1);
+        signal(&cell, 2);
+        // A pull that was answered before 2 was there.
+        cell.stands_on(&cursor(1));
+        assert_eq!(told(&cell), ["end 2"]);
+        cell.stands_on(&cursor(2));
+        assert!(told(&cell).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_acked_is_told_again_and_at_last_the_session_is_closed() {
+        let (cell, config) = (cell(), Config { heartbeat: Duration::from_secs(1000), ..Config::default() });
+        cell.stands_on(&cursor(0));
+        signal(&cell, 1);
+        assert_eq!(told(&cell), ["entries 1"]);
+        for wait in [5, 10, 20, 40, 80] {
+            tokio::time::advance(Duration::from_secs(wait - 1)).await;
+            cell.tick(&config);
+            assert!(told(&cell).is_empty());
+            tokio::time::advance(Duration::from_secs(1)).await;
+            cell.tick(&config);
+            assert_eq!(told(&cell), ["end 1"]);
+        }
+        tokio::time::advance(Duration::from_secs(160)).await;
+        cell.tick(&config);
+        assert!(matches!(cell.try_event(), Some(Event::Closed(CloseReason::NoAck))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_ends_the_telling() {
+        let (cell, config) = (cell(), Config::default());
+        cell.stands_on(&cursor(0));
+        signal(&cell, 1);
+        assert_eq!(told(&cell), ["entries 1"]);
+        cell.acked(&cursor(1));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        cell.tick(&config);
+        assert!(told(&cell).is_empty());
     }
 }

@@ -68,9 +68,11 @@ pub(crate) struct Inner {
     pub(crate) signaller: Signaller,
     pub(crate) hub: Hub,
     pub(crate) stop: CancellationToken,
-    /// Closes last: what sessions leave behind and the committers run until here.
     workers_stop: CancellationToken,
     intake: Mutex<Option<Intake>>,
+    /// The committers and the marker.
+    intake_tasks: TaskTracker,
+    /// Workers, housekeeping, what sessions leave to be done.
     tasks: TaskTracker,
     info: EngineInfo,
 }
@@ -110,6 +112,7 @@ impl Inner {
             stop: CancellationToken::new(),
             workers_stop: CancellationToken::new(),
             intake: Mutex::new(Some(Intake { commit: commit.clone(), marks })),
+            intake_tasks: TaskTracker::new(),
             tasks: TaskTracker::new(),
             config: builder.config,
             clock: builder.clock,
@@ -123,8 +126,8 @@ impl Inner {
             numbering,
             info,
         });
-        committers.into_iter().for_each(|committer| drop(inner.tasks.spawn(committer)));
-        inner.tasks.spawn(marker);
+        committers.into_iter().for_each(|committer| drop(inner.intake_tasks.spawn(committer)));
+        inner.intake_tasks.spawn(marker);
         inner.start_workers(builder.projections, &commit);
         inner.keep_house();
         Ok(Engine { inner })
@@ -224,10 +227,12 @@ impl Inner {
     async fn shutdown(&self) {
         self.stop.cancel();
         self.hub.cells().iter().for_each(|cell| cell.drain());
-        // Without senders the committers and the marker answer what waits and end.
+        // Without senders the committers and the marker answer what waits, and end.
         drop(self.intake.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.workers_stop.cancel();
+        self.intake_tasks.close();
+        self.intake_tasks.wait().await;
         self.hub.cells().iter().for_each(|cell| cell.close(crate::CloseReason::Draining));
+        self.workers_stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }

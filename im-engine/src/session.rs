@@ -44,6 +44,8 @@ pub struct Welcome {
     pub state: StateVersion,
     /// The server's time.
     pub time: Timestamp,
+    /// The heads of the user's large groups.
+    pub heads: Vec<(ConversationId, Mark)>,
 }
 
 /// The answer to a heartbeat: whatever hints were lost, the client now sees that it lacks something.
@@ -135,8 +137,8 @@ impl Session {
         if let Some(cursor) = hello.cursor.as_ref().filter(|_| served) {
             self.cell.stands_on(cursor);
         }
-        let Heartbeat { time, end, state, heads: _ } = self.vitals().await?;
-        Ok(Welcome { session: self.cell.session.id.clone(), resync: !served, end, state, time })
+        let Heartbeat { time, end, state, heads } = self.vitals().await?;
+        Ok(Welcome { session: self.cell.session.id.clone(), resync: !served, end, state, time, heads })
     }
 
     /// The user.

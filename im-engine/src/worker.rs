@@ -37,8 +37,6 @@ enum End {
     Stopping,
     /// Another node has the lease.
     LostLease,
-    /// A part is of another incarnation than the run began under.
-    OtherIncarnation,
 }
 
 impl Worker {
@@ -48,15 +46,19 @@ impl Worker {
         while !self.stop.is_cancelled() {
             let rest = match self.turn(&lease).await {
                 Ok(End::Stopping) => break,
-                Ok(End::LostLease) => self.config.lease / 3,
-                Ok(End::OtherIncarnation) => {
+                Ok(End::LostLease) => {
                     pause = PAUSES.0;
-                    continue;
+                    self.config.lease / 3
+                }
+                Err(error) if is_other_data(&error) => {
+                    tracing::warn!(%lease, %error, "a part is of another incarnation; going back");
+                    self.renew_epoch().await;
+                    PAUSES.0
                 }
                 Err(error) if error.is_transient() => {
                     tracing::warn!(%lease, %error, "projection failed; again in {pause:?}");
-                    pause = (pause * 2).min(PAUSES.1);
-                    pause
+                    let longer = (pause * 2).min(PAUSES.1);
+                    std::mem::replace(&mut pause, longer)
                 }
                 Err(error) => {
                     tracing::error!(%lease, %error, "projection stopped; again in {STOPPED:?}");
@@ -67,6 +69,14 @@ impl Worker {
             self.rest(rest).await;
         }
         self.release(&lease).await;
+    }
+
+    /// A log whose data are not those of its epoch gets a new one, although nobody appends: the store refuses the old one.
+    async fn renew_epoch(&self) {
+        let epoch = self.numbering.current().epoch;
+        if let Err(error) = self.numbering.renew(&self.parts, epoch).await {
+            tracing::warn!(%error, "the log's epoch could not be taken");
+        }
     }
 
     async fn rest(&self, pause: Duration) {
@@ -97,13 +107,7 @@ impl Worker {
                     return Ok(End::LostLease);
                 }
             }
-            match run.step().await {
-                Err(error) if error.kind() == ErrorKind::OtherIncarnation => {
-                    tracing::warn!(%lease, %error, "a part is of another incarnation; going back");
-                    return Ok(End::OtherIncarnation);
-                }
-                step => step?,
-            }
+            run.step().await?;
         }
         Ok(End::Stopping)
     }
@@ -123,6 +127,10 @@ impl Worker {
         let lineage = Lineage { log: log.incarnation, store: store.incarnation, inbox: inbox.incarnation };
         Ok((lineage, window))
     }
+}
+
+fn is_other_data(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::OtherIncarnation | ErrorKind::StaleEpoch)
 }
 
 /// A worker between two losses of its lease.

@@ -1,5 +1,7 @@
 //! A message from one session to another on the reference backends, by the engine's public API.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{sync::Arc, time::Duration};
 
 use im_core::{ClientMsgId, ConversationId, DeviceId, Platform, Pull, Seq, UserId, memory::Memory};
