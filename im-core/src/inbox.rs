@@ -42,12 +42,13 @@ impl fmt::Debug for Cursor {
 ///    precede.
 /// 2. **Never passed.** An entry never appears at or before a cursor that has been handed out.
 /// 3. **No silent gap.** A cursor is served only if its entry is provably the one the client saw and nothing after it is gone;
-///    else [`Pull::Resync`]: so for one of another user, from the future, of another incarnation, malformed, or expired.
+///    else [`Pull::Resync`]: so for one of another user, from the future, malformed, or expired, and for one whose entry was lost.
 /// 4. **One write per user and batch.** A reader sees all or none of a user's entries of one delivery.
-/// 5. **Checkpoint last.** The checkpoint of a delivery is there only when its entries are, and those of the deliveries before.
+/// 5. **Checkpoint last.** The checkpoint of a delivery is there only when its entries are, and those of the deliveries before;
+///    not when a recipient failed.
 /// 6. **Forward only.** A delivery never moves the checkpoint back within a lineage.
-/// 7. **Fenced.** A delivery whose checkpoint was made under another inbox incarnation fails with
-///    [`OtherIncarnation`](crate::ErrorKind::OtherIncarnation) and moves no checkpoint.
+/// 7. **Fenced.** A delivery for another inbox incarnation fails with
+///    [`OtherIncarnation`](crate::ErrorKind::OtherIncarnation), writes nothing and moves no checkpoint.
 /// 8. **Replay.** The same delivery again loses nothing and reorders no first appearance.
 /// 9. **An end for everyone.** `anchor` gives any user a cursor that the next pull accepts; a pull from the end is an empty page.
 /// 10. **Expiry.** What was delivered longer ago than [`InboxInfo::expiry`] may be gone after `expire`, nothing younger is.
@@ -74,14 +75,15 @@ pub trait SyncInbox: fmt::Debug + Send + Sync + 'static {
     /// Safe.
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>>;
 
-    /// Appends to each recipient's inbox the records that are its, in order; then moves the checkpoint, if there is one.
+    /// Appends to each recipient's inbox the records that are its, in order; then moves the checkpoint, if there is one and
+    /// nobody failed. A recipient's failure is its own answer, so that only it need be repeated.
     ///
     /// # Errors
-    /// A transient error leaves the outcome unknown; deliver the same batch again.
+    /// The whole delivery has failed. A transient error leaves the outcome unknown; deliver the same batch again.
     ///
     /// # Cancel safety
     /// The outcome is unknown; deliver the same batch again.
-    async fn deliver(&self, delivery: &Delivery) -> Result<Vec<Delivered>>;
+    async fn deliver(&self, delivery: &Delivery) -> Result<Vec<Result<Delivered>>>;
 
     /// At most `max` entries after a cursor.
     ///
@@ -142,6 +144,8 @@ pub struct InboxInfo {
 pub struct Delivery {
     /// The partition that the records are of.
     pub partition: Partition,
+    /// The inbox that the worker found when it began.
+    pub inbox: Incarnation,
     /// The records with their places, in order.
     pub records: Vec<crate::LogRecord>,
     /// Who gets which; each user once.

@@ -57,7 +57,7 @@ pub use log::{
 pub use notifier::{Notice, Noticed, Notifier, Signals, UserSignal};
 pub use parts::{LogPart, Parts, StorePart};
 pub use policy::{Open, Policy, PolicyRequest, Verdict};
-pub use presence::{Connect, Connected, Presence, SessionRef, WhenFull};
+pub use presence::{Connect, Connected, Gone, Presence, SessionRef, WhenFull};
 pub use projection::{Batch, Projection};
 pub use record::{ContentHash, ContentType, Mark, Ordinal, Record, RecordKind, SendKey, Seq};
 pub use store::{Direction, History, HistoryQuery, MessageStore, StoreInfo};

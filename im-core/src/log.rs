@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Durability, Epoch, Incarnation, Mark,
-    NodeId, Partition, Position, Record, RecordKind, Result, SendKey, Timestamp, UserId,
+    ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Durability, Epoch, Error, Incarnation,
+    Mark, NodeId, Partition, Position, Record, RecordKind, Result, SendKey, Timestamp, UserId,
 };
 
 /// The distance that the first record of a conversation in a new epoch keeps from its [`Floor`].
@@ -21,7 +21,7 @@ pub const EPOCH_GAP: u64 = 1 << 20;
 /// 3. **Ordinal.** A record's ordinal is that of its predecessor, plus one if its kind counts.
 /// 4. **Never passed.** Once a reader was given position *p*, nothing appears at or below *p*. Within a partition, positions
 ///    and, within a conversation, sequence ids increase together.
-/// 5. **Time.** `created_at` is the log's clock, and never less than that of the conversation's record before.
+/// 5. **Time.** `created_at` is the clock of the log or of the appending node, and never less than that of the conversation's record before.
 /// 6. **Idempotent.** A send key that is known is answered with the first receipt and stores nothing; with another content
 ///    hash it is a conflict. So within one batch too. Known means: for ever, or within [`LogInfo::dedupe_window`].
 /// 7. **Unseeded.** In an epoch in which the log cannot know a conversation's head by itself it answers `Unseeded` until an
@@ -33,7 +33,7 @@ pub const EPOCH_GAP: u64 = 1 << 20;
 /// 9. **Isolated.** One refused append of a batch does not keep the others from being stored.
 /// 10. **Trimmed.** A read from below what is kept says so; it never starts later in silence.
 /// 11. **Held.** Nothing above the lowest hold is trimmed, nor anything inside the dedupe window.
-/// 12. **Waits.** A read at the end returns as soon as a record is there, else empty after `wait`.
+/// 12. **Waits.** A read at the end returns as soon as a record is there, else empty after `wait`; at once if that is zero.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait MessageLog: fmt::Debug + Send + Sync + 'static {
@@ -45,6 +45,15 @@ pub trait MessageLog: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Safe.
     async fn info(&self) -> Result<LogInfo>;
+
+    /// The last position of each partition, exactly: what a bootstrap waits for.
+    ///
+    /// # Errors
+    /// When the log cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    async fn ends(&self) -> Result<Vec<Position>>;
 
     /// Opens `epoch` for the log's present incarnation. Opening the open epoch again changes nothing.
     ///
@@ -133,8 +142,6 @@ pub struct LogInfo {
     pub epoch_began: Timestamp,
     /// How long a send key is remembered; none: for ever.
     pub dedupe_window: Option<Duration>,
-    /// The last position of each partition.
-    pub ends: Vec<Position>,
 }
 
 /// A record to append.
@@ -233,7 +240,7 @@ pub struct Receipt {
 }
 
 /// What became of one append.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum AppendOutcome {
     /// Stored now.
     Appended(Receipt),
@@ -243,6 +250,8 @@ pub enum AppendOutcome {
     Conflict,
     /// The log does not know the conversation's head; nothing was stored. Come again with a floor.
     Unseeded,
+    /// This one failed, others of the batch may not have; see the error's outcome.
+    Failed(Error),
 }
 
 /// A send that was found.

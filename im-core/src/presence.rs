@@ -14,7 +14,8 @@ use crate::{DeviceId, NodeId, Platform, Result, SessionId, UserId};
 ///    exactly one of the connecting ones.
 /// 2. **Kick or reject.** A full slot displaces its oldest session, or refuses the new one, as the request says.
 /// 3. **Dead nodes vanish.** The sessions of a node that did not beat for the TTL are gone.
-/// 4. **Told at the next beat.** A session that was displaced, or forgotten, is in the answer to its node's next beat.
+/// 4. **Told at the next beat.** A session that was displaced, or forgotten, is in the answer to its node's next beat, as what it is:
+///    displaced while another session of its slot lives, else forgotten.
 /// 5. **Live nodes.** A node is listed from its first beat or connect until its TTL after the last one ends.
 /// 6. **Own disconnect only.** A disconnect removes that session and no later one of the same device.
 #[cfg_attr(feature = "mock", mockall::automock)]
@@ -41,14 +42,14 @@ pub trait Presence: fmt::Debug + Send + Sync + 'static {
     /// Safe.
     async fn disconnect(&self, sessions: &[(UserId, SessionId)]) -> Result<()>;
 
-    /// Says that a node lives and holds these sessions; which of them are no longer its own.
+    /// Says that a node lives and holds these sessions; which of them are no longer its own, and why.
     ///
     /// # Errors
     /// When the presence cannot be reached.
     ///
     /// # Cancel safety
     /// Safe.
-    async fn beat(&self, node: &NodeId, held: &[(UserId, SessionId)]) -> Result<Vec<SessionId>>;
+    async fn beat(&self, node: &NodeId, held: &[(UserId, SessionId)]) -> Result<Vec<(SessionId, Gone)>>;
 
     /// The live sessions of users.
     ///
@@ -82,6 +83,15 @@ pub struct Connect {
     pub max: usize,
     /// What happens when it is full.
     pub when_full: WhenFull,
+}
+
+/// Why a session is no longer its node's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Gone {
+    /// A newer session took its place.
+    Displaced,
+    /// The presence does not know it: it lost its data, or the node was silent for longer than the TTL. Connect it again.
+    Forgotten,
 }
 
 /// What happens to a session that finds its slot full.

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use im_core::{
-    Append, AppendOutcome, Error, ErrorKind, Floor, LogRecord, Mark, Ordinal, Partition, Receipt, Result,
+    Append, AppendOutcome, Epoch, Error, ErrorKind, Floor, LogRecord, Mark, Ordinal, Partition, Receipt,
+    Result,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,6 +82,7 @@ impl Commit {
                 .map_err(|_| unknown("log.append", "the log did not answer in time"))?
                 .map_err(|_| unknown("log.append", "the append was given up"))??;
             match outcome {
+                AppendOutcome::Failed(error) => Err(error.into()),
                 AppendOutcome::Appended(receipt) => Ok(Committed { receipt, duplicate: false }),
                 AppendOutcome::Duplicate(receipt) => Ok(Committed { receipt, duplicate: true }),
                 AppendOutcome::Conflict => Err(Refusal::Conflict.into()),
@@ -153,33 +155,34 @@ impl Committer {
         }
     }
 
-    /// Appends; what comes back unseeded is appended again with its floor.
+    /// Appends; what comes back unseeded is appended again with its floor. Under a new epoch everything begins afresh: a floor
+    /// belongs to the epoch that it was asked in.
     async fn append_seeded(&self, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {
-        let mut outcomes = self.append(appends).await?;
+        let epoch = self.numbering.current().epoch;
+        match self.append_under(epoch, appends).await {
+            Err(error) if matches!(error.kind(), ErrorKind::StaleEpoch | ErrorKind::OtherIncarnation) => {
+                self.numbering.renew(&self.parts, epoch).await?;
+                appends.iter_mut().for_each(|append| append.floor = None);
+                self.append_under(self.numbering.current().epoch, appends).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn append_under(&self, epoch: Epoch, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {
+        let log = &self.parts.log.log;
+        let mut outcomes = log.append(self.partition, epoch, appends).await?;
         let unseeded: Vec<usize> =
-            (0..outcomes.len()).filter(|at| outcomes[*at] == AppendOutcome::Unseeded).collect();
+            (0..outcomes.len()).filter(|at| matches!(outcomes[*at], AppendOutcome::Unseeded)).collect();
         if unseeded.is_empty() {
             return Ok(outcomes);
         }
         self.seed(appends, &unseeded).await?;
         let again: Vec<Append> = unseeded.iter().map(|at| appends[*at].clone()).collect();
-        for (at, outcome) in unseeded.into_iter().zip(self.append(&again).await?) {
+        for (at, outcome) in unseeded.into_iter().zip(log.append(self.partition, epoch, &again).await?) {
             outcomes[at] = outcome;
         }
         Ok(outcomes)
-    }
-
-    /// Appends under the present epoch, and once more under a new one if that is over.
-    async fn append(&self, appends: &[Append]) -> Result<Vec<AppendOutcome>> {
-        let log = &self.parts.log.log;
-        let epoch = self.numbering.current().epoch;
-        match log.append(self.partition, epoch, appends).await {
-            Err(error) if matches!(error.kind(), ErrorKind::StaleEpoch | ErrorKind::OtherIncarnation) => {
-                self.numbering.renew(&self.parts, epoch).await?;
-                log.append(self.partition, self.numbering.current().epoch, appends).await
-            }
-            outcome => outcome,
-        }
     }
 
     /// Gives unseeded appends the highest place that store and applied memberships know of.

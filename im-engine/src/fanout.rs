@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -17,6 +18,10 @@ use crate::{
     signal::Signaller,
     switch::Switch,
 };
+
+/// How often, and after which first pause, failed recipients are repeated.
+const RETRIES: u32 = 5;
+const RETRY: Duration = Duration::from_millis(50);
 
 /// A batch with a record of a kind that this version does not know is not applied: never skipped.
 pub(crate) fn known_kinds(batch: &Batch) -> Result<()> {
@@ -104,16 +109,50 @@ impl FanOut {
             rest = after;
             let delivery = Delivery {
                 partition: batch.partition,
+                inbox: batch.checkpoint.lineage.inbox.clone(),
                 records: batch.records.clone(),
                 recipients: chunk.to_vec(),
                 checkpoint: rest.is_empty().then(|| batch.checkpoint.clone()),
             };
-            let delivered = self.parts.inbox.deliver(&delivery).await?;
-            self.signaller.entries(delivery, delivered).await;
+            self.deliver_to_all(delivery).await?;
             if rest.is_empty() {
                 return Ok(());
             }
         }
+    }
+
+    /// Delivers until nobody has failed: only who failed is repeated, so that one broken inbox does not fill the others with
+    /// copies. Gives up after a few times; the worker then comes again with the whole batch.
+    async fn deliver_to_all(&self, mut delivery: Delivery) -> Result<()> {
+        let mut pause = RETRY;
+        for _ in 0..RETRIES {
+            let answers = self.parts.inbox.deliver(&delivery).await?;
+            let recipients = std::mem::take(&mut delivery.recipients);
+            let (mut reached, mut delivered, mut failed) = (Vec::new(), Vec::new(), None);
+            for (recipient, answer) in recipients.into_iter().zip(answers) {
+                match answer {
+                    Ok(answer) => {
+                        reached.push(recipient);
+                        delivered.push(answer);
+                    }
+                    Err(error) => {
+                        delivery.recipients.push(recipient);
+                        failed = Some(error);
+                    }
+                }
+            }
+            let told = Delivery { recipients: reached, ..delivery.clone() };
+            self.signaller.entries(told, delivered).await;
+            match failed {
+                None => return Ok(()),
+                Some(error) if !error.is_transient() => return Err(error),
+                Some(error) => tracing::warn!(%error, "an inbox failed; again in {pause:?}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        let message = format!("{} inboxes cannot be written", delivery.recipients.len());
+        Err(Error::new(ErrorKind::Unavailable, "engine", "fanout.deliver", message))
     }
 
     /// How many of the first recipients make a chunk.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::{Connect, Connected, ConversationId, Mark, Noticed, Result, UserId};
+use im_core::{Connect, Connected, ConversationId, Gone, Mark, Noticed, Result, UserId};
 use tokio::time::MissedTickBehavior;
 
 use crate::{cell::CloseReason, engine::Inner};
@@ -99,13 +99,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Says that this node lives. A session that the presence no longer has enters again, if its slot is free.
+    /// Says that this node lives. A session that the presence forgot enters again, if its slot is free.
     async fn beat(&self) -> Result<()> {
         let gone = self.parts.presence.beat(&self.node, &self.hub.held()).await?;
         if gone.is_empty() {
             return Ok(());
         }
-        for cell in self.hub.cells().into_iter().filter(|cell| gone.contains(&cell.session.id)) {
+        for cell in self.hub.cells() {
+            match gone.iter().find(|(id, _)| *id == cell.session.id) {
+                None => continue,
+                Some((_, Gone::Displaced)) => {
+                    cell.close(CloseReason::Kicked);
+                    continue;
+                }
+                Some((_, Gone::Forgotten)) => {}
+            }
             let request = Connect {
                 user: cell.user.clone(),
                 session: cell.session.clone(),

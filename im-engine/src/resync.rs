@@ -30,7 +30,7 @@ impl Inner {
         let device = self.mark_device(device);
         let cursor = self.parts.inbox.anchor(user).await?;
         let state = self.parts.store.states.state(user, &device, &None, 1).await?.version;
-        let ends = if self.log_is_store { Vec::new() } else { self.parts.log.log.info().await?.ends };
+        let ends = if self.log_is_store { Vec::new() } else { self.parts.log.log.ends().await? };
         Ok(Fresh { cursor, state, ends })
     }
 

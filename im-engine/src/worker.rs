@@ -123,7 +123,11 @@ impl Worker {
             self.parts.store.messages.info(),
             self.parts.inbox.info()
         )?;
-        let window = log.loss_window.max(store.loss_window).max(inbox.loss_window);
+        let mut window = log.loss_window.max(store.loss_window).max(inbox.loss_window);
+        if !window.is_zero() {
+            // A loss may be noticed this much later.
+            window += WAIT * 2;
+        }
         let lineage = Lineage { log: log.incarnation, store: store.incarnation, inbox: inbox.incarnation };
         Ok((lineage, window))
     }
@@ -140,6 +144,7 @@ struct Run<'a> {
     position: Position,
     trail: Trail,
     held: Option<tokio::time::Instant>,
+    checked: tokio::time::Instant,
 }
 
 impl<'a> Run<'a> {
@@ -151,7 +156,9 @@ impl<'a> Run<'a> {
             Some(checkpoint) if checkpoint.lineage == lineage => checkpoint.position,
             Some(checkpoint) => checkpoint.rewind,
         };
-        let mut run = Self { worker, lineage, position, trail: Trail::new(window, position), held: None };
+        let trail = Trail::new(window, position);
+        let mut run =
+            Self { worker, lineage, position, trail, held: None, checked: tokio::time::Instant::now() };
         run.hold().await?;
         Ok(run)
     }
@@ -159,20 +166,26 @@ impl<'a> Run<'a> {
     /// Applies the next batch, or waits a little for one.
     async fn step(&mut self) -> Result<()> {
         let records = self.next().await?;
-        // Asked after the read: what was read under an old incarnation is not applied under a new one.
-        if self.worker.lineage().await?.0 != self.lineage {
-            return Err(Error::new(
-                ErrorKind::OtherIncarnation,
-                "engine",
-                "worker",
-                "a part's incarnation changed",
-            ));
-        }
+        self.check_lineage().await?;
         let Some(position) = records.last().map(|last| last.position).or(self.new_epoch()) else {
             return Ok(());
         };
         self.apply(records, position).await?;
         self.hold().await
+    }
+
+    /// Looks now and then whether a part was exchanged. Inbox and store refuse by themselves what is made for another
+    /// incarnation; this finds a store that lost members while nobody joins or leaves.
+    async fn check_lineage(&mut self) -> Result<()> {
+        if self.checked.elapsed() < WAIT {
+            return Ok(());
+        }
+        self.checked = tokio::time::Instant::now();
+        if self.worker.lineage().await?.0 == self.lineage {
+            return Ok(());
+        }
+        let message = "a part's incarnation changed";
+        Err(Error::new(ErrorKind::OtherIncarnation, "engine", "worker", message))
     }
 
     /// An empty epoch is entered too, so that its beginning becomes the checkpoint.

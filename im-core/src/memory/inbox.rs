@@ -115,10 +115,8 @@ impl State {
 
     fn check(&self, delivery: &Delivery) -> Result<()> {
         let operation = "inbox.deliver";
-        if let Some(checkpoint) = &delivery.checkpoint
-            && checkpoint.lineage.inbox != self.incarnation
-        {
-            return Err(other_incarnation(operation, &checkpoint.lineage.inbox, &self.incarnation));
+        if delivery.inbox != self.incarnation {
+            return Err(other_incarnation(operation, &delivery.inbox, &self.incarnation));
         }
         if delivery.recipients.len() > MAX_RECIPIENTS {
             return Err(invalid(operation, format!("more than {MAX_RECIPIENTS} recipients")));
@@ -236,13 +234,13 @@ impl SyncInbox for MemoryInbox {
         Ok(self.state().checkpoints.get(&partition).cloned())
     }
 
-    async fn deliver(&self, delivery: &Delivery) -> Result<Vec<Delivered>> {
+    async fn deliver(&self, delivery: &Delivery) -> Result<Vec<Result<Delivered>>> {
         let mut state = self.state();
         state.check(delivery)?;
         // Under the lock: the entries' times must not run backwards, or one that is older would outlive one that is younger.
         let now = self.clock.now();
         let delivered =
-            delivery.recipients.iter().map(|recipient| state.deliver(delivery, recipient, now)).collect();
+            delivery.recipients.iter().map(|recipient| Ok(state.deliver(delivery, recipient, now))).collect();
         if let Some(checkpoint) = &delivery.checkpoint {
             state.move_checkpoint(delivery.partition, checkpoint);
         }

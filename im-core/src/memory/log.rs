@@ -304,8 +304,11 @@ impl MessageLog for MemoryLog {
             epoch: state.epoch.clone(),
             epoch_began: state.epoch_began,
             dedupe_window: self.0.dedupe_window,
-            ends: state.queues.iter().map(Queue::end).collect(),
         })
+    }
+
+    async fn ends(&self) -> Result<Vec<Position>> {
+        Ok(self.state().queues.iter().map(Queue::end).collect())
     }
 
     async fn open_epoch(&self, epoch: Epoch, incarnation: &Incarnation) -> Result<()> {

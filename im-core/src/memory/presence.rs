@@ -11,7 +11,8 @@ use async_trait::async_trait;
 
 use super::lock;
 use crate::{
-    Clock, Connect, Connected, NodeId, Presence, Result, SessionId, SessionRef, Timestamp, UserId, WhenFull,
+    Clock, Connect, Connected, Gone, NodeId, Presence, Result, SessionId, SessionRef, Timestamp, UserId,
+    WhenFull,
 };
 
 /// The presence part.
@@ -27,6 +28,8 @@ struct State {
     /// The sessions of each user, oldest first.
     sessions: BTreeMap<UserId, Vec<Live>>,
     beats: BTreeMap<NodeId, Timestamp>,
+    /// The displaced sessions that each node has not been told of.
+    displaced: BTreeMap<NodeId, BTreeSet<SessionId>>,
 }
 
 struct Live {
@@ -62,6 +65,7 @@ impl State {
             let beats = std::mem::take(&mut self.beats);
             self.retain(|_, live| beats.contains_key(&live.session.node));
             self.beats = beats;
+            self.displaced.retain(|node, _| self.beats.contains_key(node));
         }
     }
 
@@ -90,6 +94,9 @@ impl State {
             }
             !goes
         });
+        for gone in &displaced {
+            self.displaced.entry(gone.node.clone()).or_default().insert(gone.id.clone());
+        }
         sessions.push(Live { session: request.session.clone(), slot: request.slot.clone() });
         Connected::Accepted(displaced)
     }
@@ -120,9 +127,10 @@ impl Presence for MemoryPresence {
         Ok(())
     }
 
-    async fn beat(&self, node: &NodeId, held: &[(UserId, SessionId)]) -> Result<Vec<SessionId>> {
+    async fn beat(&self, node: &NodeId, held: &[(UserId, SessionId)]) -> Result<Vec<(SessionId, Gone)>> {
         let (mut state, now) = self.living();
         state.beats.insert(node.clone(), now);
+        let displaced = state.displaced.remove(node).unwrap_or_default();
         let own: BTreeSet<_> = held.iter().collect();
         let mut known = BTreeSet::new();
         for (user, sessions) in &mut state.sessions {
@@ -137,7 +145,12 @@ impl Presence for MemoryPresence {
             });
         }
         state.sessions.retain(|_, sessions| !sessions.is_empty());
-        Ok(held.iter().filter(|session| !known.contains(*session)).map(|(_, id)| id.clone()).collect())
+        let gone = held.iter().filter(|session| !known.contains(*session));
+        Ok(gone
+            .map(|(_, id)| {
+                (id.clone(), if displaced.contains(id) { Gone::Displaced } else { Gone::Forgotten })
+            })
+            .collect())
     }
 
     async fn sessions(&self, users: &[UserId]) -> Result<Vec<Vec<SessionRef>>> {
