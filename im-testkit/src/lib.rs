@@ -1,1 +1,23 @@
-//! Conformance suite, fault wrappers, history checker and simulation for chat backends.
+//! What a backend of the chat engine has to hold, as tests that anybody can run.
+//!
+//! Every numbered clause of the contracts in `im-core` is one function here, named after it: [`log::dense`],
+//! `inbox::no_silent_gap`. A backend writes a [`Fixture`] and calls [`conformance!`], which makes a test of each clause; what
+//! the fixture cannot offer it declares in words. `CERTIFY.md` beside this crate's manifest tells how.
+//!
+//! `broken` holds a deliberately wrong backend for every clause, by which the clauses themselves are tested; `fault` wraps
+//! right backends in duplicates, drops, delays and errors.
+
+mod clock;
+mod fixture;
+pub mod leases;
+pub mod log;
+mod memory;
+mod support;
+mod table;
+mod violation;
+
+pub use clock::ManualClock;
+pub use fixture::{Data, Fixture, Part};
+pub use memory::MemoryFixture;
+pub use table::{CLAUSES, Clause, NEEDS, certify, declared};
+pub use violation::{Verdict, Violation};
