@@ -28,8 +28,8 @@ struct State {
     /// The sessions of each user, oldest first.
     sessions: BTreeMap<UserId, Vec<Live>>,
     beats: BTreeMap<NodeId, Timestamp>,
-    /// The displaced sessions that each node has not been told of.
-    displaced: BTreeMap<NodeId, BTreeSet<SessionId>>,
+    /// The displaced sessions that each node may still think its own, with their slots.
+    displaced: BTreeMap<NodeId, BTreeMap<(UserId, SessionId), String>>,
 }
 
 struct Live {
@@ -76,6 +76,15 @@ impl State {
         });
     }
 
+    fn why_gone(&self, node: &NodeId, session: &(UserId, SessionId)) -> Gone {
+        let slot = self.displaced.get(node).and_then(|displaced| displaced.get(session));
+        let mut rivals = self.sessions.get(&session.0).into_iter().flatten();
+        match slot {
+            Some(slot) if rivals.any(|live| live.slot == *slot) => Gone::Displaced,
+            _ => Gone::Forgotten,
+        }
+    }
+
     fn connect(&mut self, request: &Connect) -> Connected {
         let sessions = self.sessions.entry(request.user.clone()).or_default();
         // A repeat of a connect whose outcome was not known.
@@ -95,7 +104,8 @@ impl State {
             !goes
         });
         for gone in &displaced {
-            self.displaced.entry(gone.node.clone()).or_default().insert(gone.id.clone());
+            let key = (request.user.clone(), gone.id.clone());
+            self.displaced.entry(gone.node.clone()).or_default().insert(key, request.slot.clone());
         }
         sessions.push(Live { session: request.session.clone(), slot: request.slot.clone() });
         Connected::Accepted(displaced)
@@ -130,7 +140,6 @@ impl Presence for MemoryPresence {
     async fn beat(&self, node: &NodeId, held: &[(UserId, SessionId)]) -> Result<Vec<(SessionId, Gone)>> {
         let (mut state, now) = self.living();
         state.beats.insert(node.clone(), now);
-        let displaced = state.displaced.remove(node).unwrap_or_default();
         let own: BTreeSet<_> = held.iter().collect();
         let mut known = BTreeSet::new();
         for (user, sessions) in &mut state.sessions {
@@ -145,12 +154,12 @@ impl Presence for MemoryPresence {
             });
         }
         state.sessions.retain(|_, sessions| !sessions.is_empty());
+        // Kept until the node no longer holds them: the answer to this beat may be lost.
+        if let Some(displaced) = state.displaced.get_mut(node) {
+            displaced.retain(|session, _| own.contains(session));
+        }
         let gone = held.iter().filter(|session| !known.contains(*session));
-        Ok(gone
-            .map(|(_, id)| {
-                (id.clone(), if displaced.contains(id) { Gone::Displaced } else { Gone::Forgotten })
-            })
-            .collect())
+        Ok(gone.map(|session| (session.1.clone(), state.why_gone(node, session))).collect())
     }
 
     async fn sessions(&self, users: &[UserId]) -> Result<Vec<Vec<SessionRef>>> {
