@@ -7,7 +7,10 @@
 //! `broken` holds a deliberately wrong backend for every clause, by which the clauses themselves are tested; `fault` wraps
 //! right backends in duplicates, drops, delays and errors.
 
+pub mod checker;
+pub mod client;
 mod clock;
+pub mod fault;
 mod fixture;
 pub mod leases;
 pub mod log;
