@@ -1,1 +1,37 @@
-//! The example chat server: what cargo run starts.
+//! The example chat server, as a program and as a library for those who want one in their process.
+//!
+//! `cargo run` starts it without any configuration: data in `./im-data`, address <http://127.0.0.1:8080>, a page that lets one
+//! pick a name and chat. `im-server.sample.toml` documents what can be set.
+//!
+//! | Path | What |
+//! |---|---|
+//! | `/` | the page |
+//! | `/client/…` | the JavaScript client |
+//! | `/im` | WebSocket, subprotocol `im.v1.json` |
+//! | `POST /dev/login` | `{user}` → `{token, user, expires_at}`: signing in without a password, see [`DevLogin`] |
+//! | `/health` | 200 while the server can do its work, else 503 |
+//!
+//! There is no TLS here: put a proxy before it. There are no accounts either: tokens are signed by whoever has those, with a
+//! key that this server is given as a [`TokenKey`].
+
+mod accept;
+mod cli;
+mod config;
+mod data;
+mod dev_login;
+mod error;
+mod health;
+mod logs;
+mod pages;
+mod run;
+mod serve;
+mod settings;
+mod tokens;
+
+pub use config::{Config, DevLogin};
+pub use error::StartError;
+pub use logs::{LogFormat, write_logs};
+pub use run::run;
+pub use serve::Server;
+pub use settings::{Full, Marks, Settings, Slot};
+pub use tokens::{KeySource, Secret, TokenAlgorithm, TokenError, TokenKey, Tokens, Verified};

@@ -1,2 +1,5 @@
-//! The example chat server: what cargo run starts.
-fn main() {}
+//! The example chat server: see the library of the same name.
+
+fn main() -> std::process::ExitCode {
+    im_server::run()
+}
