@@ -10,13 +10,19 @@
 pub mod checker;
 pub mod client;
 mod clock;
+pub mod conversations;
 pub mod fault;
 mod fixture;
+pub mod inbox;
 pub mod leases;
 pub mod log;
 mod memory;
+pub mod notifier;
+pub mod presence;
+pub mod store;
 mod support;
 mod table;
+pub mod user_state;
 mod violation;
 
 pub use clock::ManualClock;

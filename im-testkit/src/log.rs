@@ -12,7 +12,9 @@ use im_core::{
 
 use crate::{
     Data, Fixture, Part, Verdict, Violation,
-    support::{HOSTILE, Log, NEW, Outcome, appended, group, log_of, message, of_kind, one, together, user},
+    support::{
+        HOSTILE, Log, NEW, Outcome, appended, fails, group, log_of, message, of_kind, one, together, user,
+    },
     violation::{ensure, ensure_eq},
 };
 
@@ -388,7 +390,7 @@ pub async fn epoch(fixture: &dyn Fixture) -> Verdict {
     let before = old.store(&send).await?;
     let foreign = Incarnation::new("of no log at all");
     let stray = old.log.open_epoch(Epoch(old.epoch.0 + 1), &foreign).await;
-    kind(stray, &[ErrorKind::OtherIncarnation], "an epoch for another incarnation")?;
+    fails(stray, &[ErrorKind::OtherIncarnation], "an epoch for another incarnation")?;
 
     let next = Epoch(old.epoch.0 + 1);
     let other = message(&group("g")?, "alice", "m2", "")?;
@@ -396,7 +398,7 @@ pub async fn epoch(fixture: &dyn Fixture) -> Verdict {
     old.log.open_epoch(next, &incarnation).await?;
     ensure_eq!(old.log.info().await?.epoch, Some((next, incarnation.clone())), "the open epoch");
     refused(&*old.log, partition, old.epoch, &other, &[ErrorKind::StaleEpoch]).await?;
-    kind(
+    fails(
         old.log.open_epoch(old.epoch, &incarnation).await,
         &[ErrorKind::StaleEpoch],
         "an epoch that is over",
@@ -421,14 +423,7 @@ async fn refused(
     kinds: &[ErrorKind],
 ) -> Verdict {
     let append = Append { floor: Some(NEW), ..append.clone() };
-    kind(log.append(partition, epoch, &[append]).await, kinds, "an append to an epoch that is not open")
-}
-
-fn kind<T: std::fmt::Debug>(answer: im_core::Result<T>, kinds: &[ErrorKind], what: &str) -> Verdict {
-    match answer {
-        Err(error) if kinds.contains(&error.kind()) => Ok(()),
-        other => Err(Violation::new(format!("{what}: {other:?}, where an error of {kinds:?} was due"))),
-    }
+    fails(log.append(partition, epoch, &[append]).await, kinds, "an append to an epoch that is not open")
 }
 
 /// Clause 9: what is refused in a batch does not take the rest along, and answers stay at their places.

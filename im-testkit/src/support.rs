@@ -1,11 +1,13 @@
 //! What the clauses share: ids, appends, and a log that is ready to append.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use im_core::{
-    Append, AppendOutcome, ClientMsgId, ContentHash, ContentType, ConversationId, Epoch, Floor, LogInfo,
-    LogRead, LogRecord, MessageLog, Partition, Parts, Position, Receipt, RecordKind, Result, StorePart,
-    UserId,
+    Append, AppendOutcome, Batch, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationChange,
+    ConversationId, Delivery, DeviceId, Effect, Epoch, ErrorKind, Floor, GroupInfo, Incarnation, Lineage,
+    LogInfo, LogRead, LogRecord, Mark, MembersChange, Membership, MessageLog, Ordinal, Partition, Parts,
+    Position, Receipt, Recipient, RecordKind, Result, Role, Seq, StateVersion, StorePart, SyncInbox,
+    Timestamp, UserId,
 };
 
 use crate::{Violation, violation::ensure};
@@ -82,11 +84,8 @@ pub(crate) fn of_kind(
 }
 
 /// The floor of a conversation of which nobody knows anything, while there was no earlier epoch.
-pub(crate) const NEW: Floor = Floor {
-    mark: im_core::Mark { seq: im_core::Seq(0), ordinal: im_core::Ordinal(0) },
-    created_at: im_core::Timestamp(0),
-    direct: true,
-};
+pub(crate) const NEW: Floor =
+    Floor { mark: Mark { seq: Seq(0), ordinal: Ordinal(0) }, created_at: Timestamp(0), direct: true };
 
 pub(crate) fn store_of(parts: &Parts) -> Result<&StorePart, Violation> {
     parts.store.as_ref().ok_or_else(|| Violation::new("the store part is missing"))
@@ -252,4 +251,165 @@ where
         answers.push(work.await.map_err(|why| Violation::new(format!("a task died: {why}")))??);
     }
     Ok(answers)
+}
+
+/// A log that exists on paper only: records as a worker would hand them to store and inbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) lineage: Lineage,
+    pub(crate) partition: Partition,
+    pub(crate) epoch: Epoch,
+    offset: u64,
+    heads: BTreeMap<ConversationId, Mark>,
+}
+
+impl Script {
+    /// For a store, which opens the epoch, and an inbox that is not there.
+    pub(crate) async fn for_store(parts: &Parts, log: &str) -> Result<Self, Violation> {
+        let store = &store_of(parts)?.messages;
+        let log = Incarnation::new(log);
+        let epoch = store.open_epoch(&log).await?;
+        let inbox = Incarnation::new("the inbox of a script");
+        let lineage = Lineage { log, store: store.info().await?.incarnation, inbox };
+        Ok(Self { lineage, partition: Partition(0), epoch, offset: 0, heads: BTreeMap::new() })
+    }
+
+    /// For an inbox, without a store.
+    pub(crate) async fn for_inbox(inbox: &dyn SyncInbox, partition: Partition) -> Result<Self, Violation> {
+        let inbox = inbox.info().await?.incarnation;
+        let lineage = Lineage { log: Incarnation::new("a log"), store: Incarnation::new("a store"), inbox };
+        Ok(Self::on_paper(lineage, partition))
+    }
+
+    /// For nobody.
+    pub(crate) fn on_paper(lineage: Lineage, partition: Partition) -> Self {
+        Self { lineage, partition, epoch: Epoch(1), offset: 0, heads: BTreeMap::new() }
+    }
+
+    /// The next record of an append's conversation.
+    pub(crate) fn record(&mut self, append: &Append) -> LogRecord {
+        self.record_after(append, 1)
+    }
+
+    /// The same, `step` above the record before; more than 1 declares a hole.
+    pub(crate) fn record_after(&mut self, append: &Append, step: u64) -> LogRecord {
+        self.offset += 1;
+        let head = self.heads.entry(append.conversation.clone()).or_default();
+        let hole_after = (step > 1).then_some(head.seq);
+        let ordinal = Ordinal(head.ordinal.0 + u64::from(append.kind.counts()));
+        *head = Mark { seq: Seq(head.seq.0 + step), ordinal };
+        let created_at = Timestamp(1_800_000_000_000 + self.offset as i64);
+        let position = Position { epoch: self.epoch, offset: self.offset };
+        LogRecord { position, record: Arc::new(append.at(*head, created_at, hole_after)) }
+    }
+
+    /// The next text message of a conversation; its client_msg_id is its place in the script.
+    pub(crate) fn message(
+        &mut self,
+        conversation: &ConversationId,
+        sender: &str,
+    ) -> Result<LogRecord, Violation> {
+        let id = format!("m{}", self.offset + 1);
+        Ok(self.record(&message(conversation, sender, &id, &format!("text of {id}"))?))
+    }
+
+    /// The next `count` messages of a conversation.
+    pub(crate) fn messages(
+        &mut self,
+        conversation: &ConversationId,
+        sender: &str,
+        count: usize,
+    ) -> Result<Vec<LogRecord>, Violation> {
+        (0..count).map(|_| self.message(conversation, sender)).collect()
+    }
+
+    /// Records with the checkpoint after the last of them.
+    pub(crate) fn batch(&self, records: &[LogRecord]) -> Batch {
+        let end = records.last().map_or(Position::START, |last| last.position);
+        Batch { partition: self.partition, records: records.to_vec(), checkpoint: self.checkpoint(end) }
+    }
+
+    pub(crate) fn checkpoint(&self, position: Position) -> Checkpoint {
+        Checkpoint { position, rewind: position, lineage: self.lineage.clone() }
+    }
+
+    /// All records for all users, with the checkpoint after the last of them.
+    pub(crate) fn delivery(&self, records: &[LogRecord], users: &[UserId]) -> Delivery {
+        let indices: Arc<[u32]> = (0..records.len() as u32).collect();
+        let recipient = |user: &UserId| Recipient { user: user.clone(), records: indices.clone() };
+        let batch = self.batch(records);
+        Delivery {
+            partition: self.partition,
+            inbox: self.lineage.inbox.clone(),
+            records: batch.records,
+            recipients: users.iter().map(recipient).collect(),
+            checkpoint: Some(batch.checkpoint),
+        }
+    }
+}
+
+/// What records do to a group's members, at consecutive places from 1 on, none of them counting.
+pub(crate) fn changes(conversation: &ConversationId, effects: Vec<Effect>) -> Vec<ConversationChange> {
+    let change = |(n, effect)| ConversationChange {
+        conversation: conversation.clone(),
+        at: Mark { seq: Seq(n as u64 + 1), ordinal: Ordinal(0) },
+        ordinal_before: Ordinal(0),
+        created_at: Timestamp(1_800_000_000_000 + n as i64),
+        effect,
+    };
+    effects.into_iter().enumerate().map(change).collect()
+}
+
+/// The effect of a group's first record: it is created, and these join.
+pub(crate) fn create(name: &str, users: &[&UserId]) -> Effect {
+    Effect::Members(MembersChange {
+        create: Some(GroupInfo { name: Some(name.into()) }),
+        join: users.iter().map(|user| ((*user).clone(), Role::Member)).collect(),
+        ..MembersChange::default()
+    })
+}
+
+pub(crate) fn join(users: &[&UserId]) -> Effect {
+    let join = users.iter().map(|user| ((*user).clone(), Role::Member)).collect();
+    Effect::Members(MembersChange { join, ..MembersChange::default() })
+}
+
+pub(crate) fn leave(users: &[&UserId]) -> Effect {
+    let leave = users.iter().map(|user| (*user).clone()).collect();
+    Effect::Members(MembersChange { leave, ..MembersChange::default() })
+}
+
+/// Makes a group by its first record.
+pub(crate) async fn make_group(store: &StorePart, id: &ConversationId, users: &[&UserId]) -> crate::Verdict {
+    let incarnation = store.messages.info().await?.incarnation;
+    let changes = changes(id, vec![create("group", users)]);
+    Ok(store.conversations.apply_members(&incarnation, &changes).await?)
+}
+
+/// What a user is and has in a conversation; the user must be or have been a member.
+pub(crate) async fn membership(
+    store: &StorePart,
+    conversation: &ConversationId,
+    user: &UserId,
+    device: &Option<DeviceId>,
+) -> Result<Membership, Violation> {
+    let wanted = [(conversation.clone(), user.clone())];
+    let found = one(store.conversations.memberships(&wanted, device).await?)?;
+    found.ok_or_else(|| Violation::new(format!("{user} is not a member of {conversation}")))
+}
+
+pub(crate) async fn version(store: &StorePart, user: &UserId) -> Result<StateVersion, Violation> {
+    one(store.states.versions(std::slice::from_ref(user)).await?)
+}
+
+/// An error of one of these kinds is due.
+pub(crate) fn fails<T: std::fmt::Debug>(
+    answer: Result<T>,
+    kinds: &[ErrorKind],
+    what: &str,
+) -> crate::Verdict {
+    match answer {
+        Err(error) if kinds.contains(&error.kind()) => Ok(()),
+        other => Err(Violation::new(format!("{what}: {other:?}, where an error of {kinds:?} was due"))),
+    }
 }

@@ -73,6 +73,72 @@ macro_rules! __clauses {
                 renewed [log]
                 free_again [log]
             }
+            store {
+                with_checkpoint [store]
+                once [store]
+                forward_only [store]
+                fenced [store]
+                exact_pages [store]
+                behind [store]
+                own_sends_are_read [store]
+                epochs_increase [store]
+                above [store]
+                answers [store]
+                lost_tail [store lose_tail]
+            }
+            conversations {
+                create_once [store]
+                in_record_order [store]
+                members_at_a_record [store]
+                settings_stay [store]
+                state_version [store]
+                fenced [store]
+                exact_pages [store]
+                large_groups [store]
+                hostile_ids [store]
+            }
+            user_state {
+                forward_only [store]
+                behind [store]
+                with_its_ordinal [store]
+                state_version [store]
+                durable [store]
+                another_incarnation [store]
+                device_begins_high [store]
+                forget_devices [store]
+            }
+            inbox {
+                in_order [inbox]
+                never_passed [inbox]
+                no_silent_gap [inbox]
+                expired_cursors [inbox]
+                one_write [inbox]
+                checkpoint_last [inbox]
+                forward_only [inbox]
+                fenced [inbox]
+                replay [inbox]
+                an_end_for_everyone [inbox]
+                expiry [inbox]
+                many_recipients [inbox]
+                hostile_ids [inbox]
+                reopened [inbox]
+                lost_tail [inbox lose_tail]
+            }
+            presence {
+                atomic_connect [presence]
+                kick_or_reject [presence]
+                dead_nodes_vanish [presence]
+                told_at_next_beat [presence]
+                live_nodes [presence]
+                own_disconnect_only [presence]
+                hostile_ids [presence]
+            }
+            notifier {
+                to_its_node [notifier]
+                in_order [notifier]
+                lagged_not_silent [notifier]
+                nobody_there [notifier]
+            }
         }
     };
 }
