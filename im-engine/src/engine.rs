@@ -255,6 +255,12 @@ impl Engine {
         self.inner.info
     }
 
+    /// This node's id: a new one at every start.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.inner.node
+    }
+
     /// The limits and times in force.
     #[must_use]
     pub fn config(&self) -> &Config {

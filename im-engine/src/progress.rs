@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use im_core::{ConversationId, ConversationStore, MessageStore, Partition, Position, Result, Seq};
-use tokio::sync::watch;
+use tokio::sync::{Notify, futures::Notified};
 
 /// How often another node's progress is asked for.
 const POLL: Duration = Duration::from_millis(50);
@@ -11,24 +11,24 @@ const POLL: Duration = Duration::from_millis(50);
 /// Wakes who waits for a projection on this node; who waits for another node's asks the part itself.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    moved: watch::Sender<()>,
+    moved: Notify,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { moved: watch::Sender::new(()) }
+        Self { moved: Notify::new() }
     }
 
     /// The projection applied something.
     pub(crate) fn moved(&self) {
-        self.moved.send_replace(());
+        self.moved.notify_waiters();
     }
 
     /// Returns when something may have moved.
-    async fn turn(moved: &mut watch::Receiver<()>) {
+    async fn turn(moved: Notified<'_>) {
         tokio::select! {
             biased;
-            _ = moved.changed() => {}
+            () = moved => {}
             () = tokio::time::sleep(POLL) => {}
         }
     }
@@ -40,11 +40,14 @@ impl Progress {
         partition: Partition,
         position: Position,
     ) -> Result<()> {
-        let mut moved = self.moved.subscribe();
-        while messages.checkpoint(partition).await?.is_none_or(|at| at.position < position) {
-            Self::turn(&mut moved).await;
+        loop {
+            // Made before the question, so that a move between question and wait is not missed.
+            let moved = self.moved.notified();
+            if messages.checkpoint(partition).await?.is_some_and(|at| at.position >= position) {
+                return Ok(());
+            }
+            Self::turn(moved).await;
         }
-        Ok(())
     }
 
     /// Returns when a conversation's changes are applied up to a sequence id.
@@ -55,10 +58,12 @@ impl Progress {
         seq: Seq,
     ) -> Result<()> {
         let ids = [conversation.clone()];
-        let mut moved = self.moved.subscribe();
-        while conversations.applied(&ids).await?.first().is_none_or(|applied| applied.seq < seq) {
-            Self::turn(&mut moved).await;
+        loop {
+            let moved = self.moved.notified();
+            if conversations.applied(&ids).await?.first().is_some_and(|applied| applied.seq >= seq) {
+                return Ok(());
+            }
+            Self::turn(moved).await;
         }
-        Ok(())
     }
 }

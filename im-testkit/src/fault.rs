@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use im_core::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 /// How often something goes wrong, in calls of a thousand.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,7 +39,8 @@ pub struct Faults(Arc<Inner>);
 struct Inner {
     dice: Mutex<StdRng>,
     odds: Mutex<Odds>,
-    gate: watch::Sender<Gate>,
+    gate: Mutex<Gate>,
+    moved: Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,7 @@ enum Gate {
 
 impl fmt::Debug for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Faults").field("gate", &*self.0.gate.borrow()).finish_non_exhaustive()
+        f.debug_struct("Faults").field("gate", &self.gate()).finish_non_exhaustive()
     }
 }
 
@@ -62,7 +63,8 @@ impl Faults {
         Self(Arc::new(Inner {
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             odds: Mutex::new(odds),
-            gate: watch::Sender::new(Gate::Open),
+            gate: Mutex::new(Gate::Open),
+            moved: Notify::new(),
         }))
     }
 
@@ -73,23 +75,30 @@ impl Faults {
 
     /// The node's calls stand still from now on, also those under way: their effects are there, their answers are not.
     pub fn freeze(&self) {
-        self.0.gate.send_if_modified(|gate| std::mem::replace(gate, Gate::Frozen) != Gate::Dead);
+        self.turn(Gate::Open, Gate::Frozen);
     }
 
     /// A frozen node goes on where it stood.
     pub fn thaw(&self) {
-        self.0.gate.send_if_modified(|gate| {
-            let frozen = *gate == Gate::Frozen;
-            if frozen {
-                *gate = Gate::Open;
-            }
-            frozen
-        });
+        self.turn(Gate::Frozen, Gate::Open);
     }
 
     /// The node is dead: none of its calls ever has an effect or an answer again.
     pub fn kill(&self) {
-        self.0.gate.send_replace(Gate::Dead);
+        self.turn(self.gate(), Gate::Dead);
+    }
+
+    fn gate(&self) -> Gate {
+        *self.0.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, from: Gate, to: Gate) {
+        let mut gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        if *gate == from {
+            *gate = to;
+        }
+        drop(gate);
+        self.0.moved.notify_waiters();
     }
 
     /// All parts of a node behind these faults.
@@ -112,10 +121,15 @@ impl Faults {
         Arc::new(Faulty { inner, faults: self.clone() })
     }
 
+    /// Waits until the node runs. By a queue, not a watch: a watch wakes its waiters in a random order.
     async fn open(&self) {
-        let mut gate = self.0.gate.subscribe();
-        // The sender lives as long as `self`, so this cannot fail.
-        let _ = gate.wait_for(|gate| *gate == Gate::Open).await;
+        loop {
+            let moved = self.0.moved.notified();
+            if self.gate() == Gate::Open {
+                return;
+            }
+            moved.await;
+        }
     }
 
     fn roll(&self, odds: impl Fn(&Odds) -> u32) -> bool {
@@ -304,9 +318,7 @@ impl ConversationStore for Faulty<dyn ConversationStore> {
         after: &Option<UserId>,
         max: usize,
     ) -> Result<Vec<Member>> {
-        self.faults
-            .around("conversations.members", self.inner.members(conversation, at, after, max))
-            .await
+        self.faults.around("conversations.members", self.inner.members(conversation, at, after, max)).await
     }
 
     async fn count_members(&self, conversation: &ConversationId) -> Result<usize> {

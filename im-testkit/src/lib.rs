@@ -19,6 +19,7 @@ pub mod log;
 mod memory;
 pub mod notifier;
 pub mod presence;
+pub mod sim;
 pub mod store;
 mod support;
 mod table;
