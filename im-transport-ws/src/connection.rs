@@ -1,0 +1,330 @@
+//! A connection with a session: one task, one loop.
+//!
+//! Each round goes through the same steps: answers that are ready, then events, then requests, then writing. So an answer stands
+//! before every event that came after it, and neither a client that asks without end nor one that is told without end starves
+//! the other direction. Requests are served one after the other, except that sends wait for their acks side by side; while more
+//! waits for the client than it reads, neither requests nor events are taken.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::{Stream, future::BoxFuture, stream};
+use im_engine::{CloseReason, Cursor, Entries, Entry, Event, Fresh, Session};
+use im_protocol::{
+    self as wire, CloseCode, EncodedRecord, ErrorBody, ErrorCode, Int, RecordView, Request, frame,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::sync::WaitForCancellationFuture;
+use tungstenite::Utf8Bytes;
+
+use crate::{
+    alarm::Alarm,
+    codes,
+    farewell::End,
+    greet::Greeted,
+    ops::{self, Asker, Served, error_frame, heads_frames},
+    outgoing::text_frame,
+    rate::{Bucket, Taken},
+    sends::Sends,
+    socket::Shared,
+    wire::{Incoming, Wire},
+};
+
+/// How many frames or events are taken in one step of a round.
+const STEP: usize = 64;
+/// How many rounds follow each other before other tasks have their turn.
+const ROUNDS: usize = 16;
+/// What a frame costs that cannot be read.
+const UNREADABLE: f32 = 10.0;
+
+/// A connection with a session.
+pub(crate) struct Connection<'a, S> {
+    wire: &'a mut Wire<S>,
+    shared: &'a Shared,
+    asker: Arc<Asker>,
+    /// The request that is being served.
+    serving: Option<BoxFuture<'static, Served>>,
+    sends: Sends,
+    /// The bootstrap that the client is in.
+    fresh: Option<Arc<Fresh>>,
+    bucket: Bucket,
+    alarm: Alarm,
+    /// When the token ends.
+    expires: Option<Instant>,
+    /// When the connection is to close because the server stops.
+    leaves: Option<Instant>,
+    /// When the client must have read some of what waits for it, and how many bytes had been written when that was set.
+    stalled: Option<(Instant, u64)>,
+}
+
+type Step = Result<bool, End>;
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+    pub(crate) fn new(wire: &'a mut Wire<S>, shared: &'a Shared, greeted: Greeted) -> Self {
+        let asker = Asker {
+            session: greeted.session,
+            page: shared.chat.config().page,
+            answer_bytes: shared.config.outgoing_bytes,
+        };
+        Self {
+            wire,
+            shared,
+            asker: Arc::new(asker),
+            serving: None,
+            sends: Sends::default(),
+            fresh: None,
+            bucket: Bucket::new(shared.config.rate, Instant::now()),
+            alarm: Alarm::default(),
+            expires: greeted.expires,
+            leaves: None,
+            stalled: None,
+        }
+    }
+
+    /// Runs until the connection is to end.
+    pub(crate) async fn run(mut self) -> End {
+        let asker = self.asker.clone();
+        let mut events = pin!(events(&asker.session));
+        let mut stop = pin!(self.shared.stop.cancelled());
+        poll_fn(|cx| self.poll(cx, events.as_mut(), stop.as_mut())).await
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut events: Pin<&mut impl Stream<Item = Event>>,
+        stop: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Poll<End> {
+        if self.leaves.is_none() && stop.poll(cx).is_ready() {
+            self.drain();
+        }
+        for _ in 0..ROUNDS {
+            match self.round(cx, events.as_mut()) {
+                Ok(true) => {}
+                Ok(false) => return self.poll_due(cx),
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Goes once through the steps; whether anything moved.
+    fn round(&mut self, cx: &mut Context<'_>, events: Pin<&mut impl Stream<Item = Event>>) -> Step {
+        let answered = self.answers(cx)?;
+        let told = self.events(cx, events)?;
+        let asked = self.requests(cx)?;
+        let written = self.write(cx)?;
+        Ok(answered || told || asked || written)
+    }
+
+    fn has_room(&self) -> bool {
+        self.wire.out.bytes() < self.shared.config.outgoing_bytes
+    }
+
+    /// Passes answers on.
+    fn answers(&mut self, cx: &mut Context<'_>) -> Step {
+        let mut moved = self.served(cx)?;
+        while let Poll::Ready(answer) = self.sends.poll_answer(cx) {
+            self.wire.push(answer);
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Goes on with the request that is being served.
+    fn served(&mut self, cx: &mut Context<'_>) -> Step {
+        let Some(serving) = &mut self.serving else { return Ok(false) };
+        let Poll::Ready(served) = serving.as_mut().poll(cx) else { return Ok(false) };
+        self.serving = None;
+        match served {
+            Served::Answer(answer) => self.wire.push(answer),
+            Served::Sending(answer) => self.sends.push(answer),
+            Served::Fresh(answer, fresh) => {
+                self.fresh = Some(fresh);
+                self.wire.push(answer);
+            }
+            Served::Unreadable(answer) => {
+                self.wire.push(answer);
+                self.pay(UNREADABLE)?;
+            }
+            Served::Silent => {}
+        }
+        Ok(true)
+    }
+
+    /// Passes events on; not while a request is being served, whose answer may say where they begin.
+    fn events(&mut self, cx: &mut Context<'_>, mut events: Pin<&mut impl Stream<Item = Event>>) -> Step {
+        for taken in 0..STEP {
+            if self.serving.is_some() || !self.has_room() {
+                return Ok(taken > 0);
+            }
+            let Poll::Ready(Some(event)) = events.as_mut().poll_next(cx) else { return Ok(taken > 0) };
+            self.tell(event)?;
+        }
+        Ok(true)
+    }
+
+    fn tell(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Entries(entries) => self.wire.push(signal(&entries)),
+            Event::End(end) => self.wire.push(bare_signal(&end)),
+            Event::State(version) => {
+                let version = (&version).into();
+                self.push_event(&wire::Event::State(wire::StateChanged { version }));
+            }
+            Event::Heads(heads) => {
+                heads_frames(&heads, self.asker.page).for_each(|frame| self.wire.push(frame));
+            }
+            Event::Draining => self.push_event(&wire::Event::Draining(wire::Draining {})),
+            Event::Closed(reason) => {
+                if reason == CloseReason::Kicked {
+                    self.push_event(&wire::Event::Kicked(wire::Kicked { reason: "replaced".into() }));
+                }
+                return Err(End::Close(codes::close_code(reason)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn push_event(&mut self, event: &wire::Event<'_>) {
+        self.wire.push(text_frame(frame::event(event)));
+    }
+
+    /// Takes requests, as long as they can be served.
+    fn requests(&mut self, cx: &mut Context<'_>) -> Step {
+        for taken in 0..STEP {
+            if self.serving.is_some() || !self.takes_requests() {
+                return Ok(taken > 0);
+            }
+            match self.wire.poll_read(cx) {
+                Poll::Ready(incoming) => self.take(incoming?)?,
+                Poll::Pending => return Ok(taken > 0),
+            }
+            self.served(cx)?;
+        }
+        Ok(true)
+    }
+
+    fn takes_requests(&self) -> bool {
+        let leaves = self.leaves.is_some_and(|leaves| leaves <= Instant::now());
+        !leaves && self.has_room() && self.sends.len() < self.shared.config.in_flight
+    }
+
+    fn take(&mut self, incoming: Incoming) -> Result<(), End> {
+        let wait = self.pay(1.0)?;
+        match incoming {
+            Incoming::Control => {}
+            Incoming::Text(text) if wait.is_some() => self.refuse(&text, wait.unwrap_or_default()),
+            Incoming::Text(text) if text.len() > self.shared.config.frame_bytes => self.refuse_unread(
+                ErrorCode::TooLarge,
+                format!("a frame may have at most {} bytes", self.shared.config.frame_bytes),
+            )?,
+            Incoming::Text(text) => {
+                self.serving = Some(ops::serve(self.asker.clone(), text, self.fresh.clone()));
+            }
+            Incoming::Binary => {
+                self.refuse_unread(ErrorCode::Malformed, "a frame is a text message".into())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pays for a frame; how long the client should have waited.
+    fn pay(&mut self, cost: f32) -> Result<Option<std::time::Duration>, End> {
+        match self.bucket.take(cost, self.shared.config.rate, Instant::now()) {
+            Taken::Served => Ok(None),
+            Taken::TooFast(wait) => Ok(Some(wait)),
+            Taken::Flood => Err(End::Close(CloseCode::Flood)),
+        }
+    }
+
+    fn refuse(&mut self, text: &Utf8Bytes, wait: std::time::Duration) {
+        let re: Option<Int> = match Request::decode(text) {
+            Ok(request) => request.id,
+            Err(undecodable) => undecodable.re,
+        };
+        let body = ErrorBody::new(ErrorCode::TooFast, "too many frames");
+        self.wire.push(error_frame(re, codes::retry_after(body, wait)));
+    }
+
+    fn refuse_unread(&mut self, code: ErrorCode, message: String) -> Result<(), End> {
+        self.wire.push(error_frame(None, ErrorBody::new(code, message)));
+        self.pay(UNREADABLE).map(drop)
+    }
+
+    /// Writes what the client takes; whether there is room again.
+    fn write(&mut self, cx: &mut Context<'_>) -> Step {
+        let full = !self.has_room();
+        match self.wire.poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.stalled = None,
+            Poll::Ready(Err(_)) => return Err(End::Gone),
+            Poll::Pending => {
+                let written = self.wire.out.written();
+                if self.stalled.is_none_or(|(_, before)| before != written) {
+                    self.stalled = Some((Instant::now() + self.shared.config.write_timeout, written));
+                }
+            }
+        }
+        Ok(full && self.has_room())
+    }
+
+    /// The server stops: says so, and leaves at some moment of the time that there is for it.
+    fn drain(&mut self) {
+        let share = rand::random_range(0.0..1.0);
+        self.leaves = Some(Instant::now() + self.shared.config.drain.mul_f64(share));
+        self.push_event(&wire::Event::Draining(wire::Draining {}));
+    }
+
+    /// Ends the connection when something is due.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let now = Instant::now();
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if is_due(self.expires) {
+                return Poll::Ready(End::Close(CloseCode::TokenExpired));
+            }
+            if is_due(self.stalled.map(|(at, _)| at)) {
+                return Poll::Ready(End::Close(CloseCode::Slow));
+            }
+            let idle = self.serving.is_none() && self.sends.len() == 0;
+            if is_due(self.leaves) && idle {
+                return Poll::Ready(End::Close(CloseCode::Draining));
+            }
+            // Requests under way wake this task by themselves.
+            let leaves = self.leaves.filter(|_| idle);
+            let due = [self.expires, self.stalled.map(|(at, _)| at), leaves].into_iter().flatten().min();
+            if self.alarm.poll(due, cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+fn events(session: &Session) -> impl Stream<Item = Event> {
+    stream::unfold(session, |session| async move { Some((session.event().await, session)) })
+}
+
+/// The frame of entries: made by the first session that needs it, shared by all that are told the same.
+fn signal(entries: &Entries) -> Bytes {
+    entries.encoded(|entries| {
+        let encoded: Vec<EncodedRecord> =
+            entries.iter().map(|entry| EncodedRecord::new(&entry.record)).collect();
+        let cursors = entries.iter().map(|entry: &Entry| entry.cursor.as_str());
+        text_frame(frame::signal(cursors.zip(&encoded)))
+    })
+}
+
+fn bare_signal(end: &Cursor) -> Bytes {
+    let signal = wire::Signal::<RecordView<'_>> { end: end.into(), entries: Vec::new() };
+    text_frame(frame::event(&wire::Event::Signal(signal)))
+}
