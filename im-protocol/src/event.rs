@@ -1,11 +1,13 @@
 //! What a server says without being asked.
+//!
+//! Where a type has a parameter `R`, it is a [`RecordView`], or an [`EncodedRecord`](crate::EncodedRecord) to be sent.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{EntryView, HeadView, Opaque, RecordView, Text};
 
-/// An event; `R` is a [`RecordView`], or an [`EncodedRecord`](crate::EncodedRecord) to be sent.
+/// What a server says without being asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "ev", rename_all = "snake_case")]
 #[schemars(rename = "Event")]

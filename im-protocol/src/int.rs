@@ -4,7 +4,10 @@ use std::{borrow::Cow, fmt};
 
 use im_core::{Ordinal, Seq, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor},
+};
 
 /// An integer from 0 to 2⁵³ − 1. A greater one is refused when it is read.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -81,12 +84,24 @@ impl From<Int> for Seq {
 
 impl<'de> Deserialize<'de> for Int {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = u64::deserialize(deserializer)?;
-        if value > Self::MAX.0 {
-            let expected = &"an integer of at most 9007199254740991";
-            return Err(de::Error::invalid_value(de::Unexpected::Unsigned(value), expected));
+        deserializer.deserialize_u64(InRange)
+    }
+}
+
+struct InRange;
+
+impl Visitor<'_> for InRange {
+    type Value = Int;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an integer from 0 to {}", Int::MAX)
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Int, E> {
+        if value > Int::MAX.0 {
+            return Err(E::invalid_value(de::Unexpected::Unsigned(value), &self));
         }
-        Ok(Self(value))
+        Ok(Int(value))
     }
 }
 

@@ -1,4 +1,6 @@
 //! What a client is answered: one type for each operation of [`op`](crate::op), under the same name.
+//!
+//! Where a type has a parameter `R`, it is a [`RecordView`], or an [`EncodedRecord`](crate::EncodedRecord) to be sent.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,7 +36,7 @@ pub struct Hello<'a> {
     /// What the server takes.
     pub limits: Limits,
     /// Heads of the user's large groups; those beyond a page follow in events.
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     pub heads: Vec<HeadView<'a>>,
 }
 
@@ -49,7 +51,7 @@ pub enum ReadMarks {
     PerDevice,
 }
 
-/// What a server takes; the values of the default configuration are those of [`Limits::default`].
+/// What a server takes. The default has the values of the default configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// The longest content, in bytes of UTF-8.
@@ -111,7 +113,7 @@ pub type Leave<'a> = Send<'a>;
 /// The member has the role.
 pub type SetRole<'a> = Send<'a>;
 
-/// The entries after the cursor; `R` is a [`RecordView`], or an [`EncodedRecord`](crate::EncodedRecord) to be sent.
+/// The entries after the cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ok.pull")]
 #[serde(bound(deserialize = "R: Deserialize<'de>"))]
@@ -131,7 +133,7 @@ pub struct Pull<'a, R = RecordView<'a>> {
 #[schemars(rename = "ok.ack")]
 pub struct Ack {}
 
-/// A page of a conversation; `R` as for [`Pull`].
+/// A page of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "ok.history")]
 pub struct History<R> {
@@ -228,6 +230,6 @@ pub struct Ping<'a> {
     #[serde(borrow)]
     pub state: Opaque<'a>,
     /// Heads of the user's large groups that moved since the client was last told; those beyond a page follow in events.
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     pub heads: Vec<HeadView<'a>>,
 }

@@ -1,4 +1,6 @@
 //! Records on the wire, and records that are encoded once and sent many times.
+//!
+//! Where a type has a parameter `R`, it is a [`RecordView`], or an [`EncodedRecord`] to be sent.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -118,7 +120,7 @@ impl EncodedRecord {
     }
 }
 
-/// An inbox entry on the wire; `R` is a [`RecordView`], or an [`EncodedRecord`] to be sent.
+/// An inbox entry on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Entry")]
 pub struct EntryView<'a, R = RecordView<'a>> {

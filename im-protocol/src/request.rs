@@ -2,7 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use serde_json::{error::Category, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::{ErrorBody, ErrorCode, Int, RecordView, Text, ok, op};
 
@@ -20,7 +20,7 @@ pub enum Level {
 /// A frame of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Request<'a> {
-    /// Comes back as `re`. Absent only for an [`op::Ack`].
+    /// Comes back as `re`. Only an `ack` may be without; it then gets no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<Int>,
     /// What is asked.
@@ -116,8 +116,7 @@ impl<'a> Request<'a> {
     /// [`Undecodable`], whose code is [`Malformed`](ErrorCode::Malformed), [`MissingOp`](ErrorCode::MissingOp),
     /// [`UnknownOp`](ErrorCode::UnknownOp) or [`WrongType`](ErrorCode::WrongType), with the request's id if one can be read.
     pub fn decode(text: &'a str) -> Result<Self, Undecodable> {
-        let head: Head<'_> = serde_json::from_str(text)
-            .map_err(|error| Undecodable::new(None, ErrorCode::Malformed, &malformed(&error)))?;
+        let head = Head::read(text).map_err(|why| Undecodable::new(None, ErrorCode::Malformed, &why))?;
         let id = head.id.map(|id| serde_json::from_str::<Int>(id.get())).transpose();
         let re = id.as_ref().ok().copied().flatten();
         let fail = |code, message: &str| Undecodable::new(re, code, message);
@@ -144,10 +143,13 @@ struct Head<'a> {
     op: Option<&'a RawValue>,
 }
 
-fn malformed(error: &serde_json::Error) -> String {
-    match error.classify() {
-        Category::Data => format!("a frame is one JSON object: {error}"),
-        _ => format!("not JSON: {error}"),
+impl<'a> Head<'a> {
+    /// An array is refused here: serde would take it for the fields in their order.
+    fn read(text: &'a str) -> Result<Self, String> {
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err("a frame is one JSON object".into());
+        }
+        serde_json::from_str(text).map_err(|error| error.to_string())
     }
 }
 

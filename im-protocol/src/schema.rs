@@ -7,13 +7,17 @@ use crate::{ErrorBody, Event, Int, Op, RecordView, Request, SUBPROTOCOL};
 
 /// The JSON Schema (2020-12) of all frames.
 ///
-/// `$defs` has `Request`, `Answer` and `Event`, and for each operation `op.NAME` (the request's own fields) and, listed in
-/// `x-ok`, the schema of its `ok`.
+/// `$defs` has `Request`, `Answer` and `Event`; `op.NAME`, the own fields of each operation's request; `ev.NAME`, those of each
+/// event; and the schema of each operation's `ok`, which `x-ok` names.
 #[must_use]
 pub fn schema() -> Value {
     let mut generator = SchemaGenerator::default();
     let operations = Op::schemas(&mut generator);
-    let request = Request::json_schema(&mut generator);
+    let mut request = Request::json_schema(&mut generator);
+    request.insert(
+        "anyOf".into(),
+        json!([{ "required": ["id"] }, { "properties": { "op": { "const": "ack" } } }]),
+    );
     let event = Event::<RecordView<'_>>::json_schema(&mut generator);
     let answer = answer(&mut generator);
     let ok: Map<String, Value> =

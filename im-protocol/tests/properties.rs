@@ -1,5 +1,7 @@
 //! Whatever comes in decodes or is a typed error; what goes out reads back the same.
 
+#![allow(clippy::unwrap_used)]
+
 use im_core::{
     ClientMsgId, ContentHash, ContentType, ConversationId, Ordinal, Record, RecordKind, Role, Seq, Timestamp,
     UserId,
