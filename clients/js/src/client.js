@@ -97,6 +97,7 @@ export class ChatClient {
       send: (item) => request(sending(item)),
       newId: () => this.#newId(),
       clockIs: (time) => this.#clockIs(time),
+      takenUpTo: (id) => this.#takenUpTo(id),
       env,
       storage,
       key: `${prefix}:outbox`,
@@ -156,9 +157,15 @@ export class ChatClient {
 
   /** Reads what was kept, then connects; resolves when what was kept can be shown. */
   async start() {
-    this.#loaded ??= Promise.all([this.#store.load(), this.#outbox.load()]).then(() => this.#count());
+    this.#loaded ??= this.#load();
     await this.#loaded;
     this.#connection.start();
+  }
+
+  async #load() {
+    await this.#store.load();
+    await this.#outbox.load();
+    this.#count();
   }
 
   /** Ends the connection; resolves when everything is kept. `start` goes on from there. */
@@ -386,12 +393,13 @@ export class ChatClient {
 
   #changed(/** @type {Conversation} */ conversation, /** @type {Conversation | undefined} */ before) {
     this.#recount(before, conversation);
+    if (conversation.left && !before?.left) this.#outbox.review(conversation.id);
     this.#emit("conversation", { conversation, before });
   }
 
   #removed(/** @type {Conversation} */ conversation) {
     this.#recount(conversation, undefined);
-    this.#outbox.passed(conversation.id, Infinity);
+    this.#outbox.review(conversation.id);
     this.#emit("removed", { conversation });
   }
 
@@ -402,8 +410,14 @@ export class ChatClient {
   }
 
   #reset(/** @type {string} */ conversation) {
-    this.#outbox.passed(conversation, this.#store.get(conversation)?.mark?.seq ?? 0);
+    this.#outbox.review(conversation);
     this.#emit("reset", { conversation });
+  }
+
+  /** A message that raced the sender's leaving stands where the sender sees nothing. */
+  #takenUpTo(/** @type {string} */ id) {
+    const conversation = this.#store.get(id);
+    return !conversation || conversation.left ? Infinity : (conversation.mark?.seq ?? 0);
   }
 
   /** Who sends a message has read up to it: the user, or where devices have marks of their own the device alone. */

@@ -45,12 +45,14 @@ export class Outbox {
    *   send: (item: Outgoing) => Promise<Ack>,
    *   newId: () => string,
    *   clockIs: (time: number) => void,
+   *   takenUpTo: (conversation: string) => number,
    *   env: import("./env.js").Env,
    *   storage: import("./storage.js").Storage,
    *   key: string,
    *   changed: (conversation: string) => void,
    *   failed: (error: unknown) => void,
-   * }} options `clockIs` hears the server's time, if the ids' clock is ahead of it
+   * }} options `clockIs` hears the server's time, if the ids' clock is ahead of it. `takenUpTo`: the records up to this sequence id
+   *   were taken, or will never come.
    */
   constructor(options) {
     this.#options = options;
@@ -61,6 +63,7 @@ export class Outbox {
     try {
       const text = await this.#options.storage.getItem(this.#options.key);
       if (text !== null) this.#items = [...JSON.parse(text), ...this.#items];
+      for (const conversation of new Set(this.#items.map((item) => item.conversation))) this.review(conversation);
     } catch (error) {
       this.#options.failed(error);
     }
@@ -149,9 +152,10 @@ export class Outbox {
     this.#remove(item);
   }
 
-  /** Records up to here were passed over: the messages among them have arrived too. */
-  passed(/** @type {string} */ conversation, /** @type {number} */ seq) {
-    const gone = this.#items.filter((one) => one.conversation === conversation && one.seq && one.seq <= seq);
+  /** Sent messages whose records were taken, or will never come, have arrived. */
+  review(/** @type {string} */ conversation) {
+    const upTo = this.#options.takenUpTo(conversation);
+    const gone = this.#items.filter((one) => one.conversation === conversation && one.seq && one.seq <= upTo);
     gone.forEach((item) => this.#remove(item));
   }
 
@@ -210,6 +214,7 @@ export class Outbox {
     item.state = "sent";
     item.seq = ack.seq;
     this.#changed(item);
+    this.review(item.conversation);
   }
 
   #refused(/** @type {Outgoing} */ item, /** @type {ChatError} */ error) {

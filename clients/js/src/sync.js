@@ -136,10 +136,7 @@ export class Sync {
     if (entries.length === 0) {
       this.#ended(end);
     } else if (this.#gap || this.#bootstrap || this.#held.length >= HELD) {
-      this.#held = [];
-      this.#gap = true;
-      this.#pull = true;
-      this.#pullTo = null;
+      this.#giveUp();
     } else {
       this.#held.push(entries);
     }
@@ -194,10 +191,18 @@ export class Sync {
       this.#pull ||= more;
       this.#gap &&= this.#pull;
     } catch (error) {
-      this.#pull = true;
-      this.#pullTo = null;
+      // The server may think that its answer has come, and go on from there.
+      this.#giveUp();
       throw error;
     }
+  }
+
+  /** Signals with entries do not follow what is here any more: from now on it is pulled. */
+  #giveUp() {
+    this.#held = [];
+    this.#gap = true;
+    this.#pull = true;
+    this.#pullTo = null;
   }
 
   async #entries(/** @type {Entry[]} */ entries) {
@@ -254,7 +259,8 @@ export class Sync {
   #adopt(/** @type {WireConversation} */ view) {
     const known = this.#store.get(view.id);
     this.update(known ? model.merged(known, view) : model.met(view));
-    if (view.large && !view.left) this.#headed([{ conversation: view.id, ...view.head }]);
+    // Also after leaving: the head is then the leaving record, which nobody else will tell of.
+    if (view.large) this.#headed([{ conversation: view.id, ...view.head }]);
   }
 
   /** One page of one large group: the inbox and the other groups are not to wait for a long one. */
@@ -273,8 +279,9 @@ export class Sync {
       if (!settled(error)) throw error;
       done();
     }
-    // The others' turn.
-    if (this.#heads.delete(id)) this.#heads.set(id, head);
+    // The others' turn; meanwhile the head may have moved.
+    const newest = this.#heads.get(id);
+    if (newest && this.#heads.delete(id)) this.#heads.set(id, newest);
   }
 
   #timeline(/** @type {string} */ id) {

@@ -1,0 +1,357 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { memoryStorage } from "../src/storage.js";
+import { fakeClock } from "./clock.mjs";
+import { FakeServer } from "./fake-server.mjs";
+import { client } from "./support.mjs";
+
+async function world(options) {
+  const clock = fakeClock();
+  const server = new FakeServer(clock, options);
+  const enter = async (user, more) => {
+    const one = client(server, clock, user, more);
+    await one.chat.start();
+    await clock.advance(0);
+    return one;
+  };
+  return { clock, server, enter };
+}
+
+const asked = (server, user, op) => server.asked.filter(([who, what]) => who === user && what === op);
+
+test("two users chat both ways", async () => {
+  const { clock, enter } = await world();
+  const [alice, bob] = [await enter("alice"), await enter("bob")];
+  const { id } = await alice.chat.openSingle("bob");
+  const ack = await alice.chat.send(id, "你好");
+  await clock.advance(0);
+  assert.equal(ack.seq, 1);
+  assert.deepEqual(bob.said(id), ["你好"]);
+  assert.equal(bob.chat.conversation(id).peer, "alice");
+  assert.equal(bob.chat.unread.total, 1);
+  await bob.chat.send(id, "hello");
+  await clock.advance(0);
+  assert.deepEqual(alice.said(id), ["你好", "hello"]);
+  assert.deepEqual([alice.chat.unread.total, bob.chat.unread.total], [1, 0], "who answers has read");
+  assert.deepEqual(alice.chat.outgoing(id), []);
+});
+
+test("a client without a cursor bootstraps: what is there counts as taken", async () => {
+  const { clock, server, enter } = await world({ page: 3 });
+  for (let group = 0; group < 8; group += 1) {
+    server.group(`g${group}`, ["bob", "alice"]);
+    for (let count = 0; count < group; count += 1) server.append(`g${group}`, { from: "bob", content: `${count}` });
+  }
+  const alice = await enter("alice");
+  assert.equal(alice.chat.synced, true);
+  assert.deepEqual(alice.heard.messages, []);
+  assert.deepEqual(alice.chat.conversations().map(({ unread }) => unread).sort(), [0, 1, 2, 3, 4, 5, 6, 7]);
+  assert.equal(alice.chat.unread.total, 28);
+  server.append("g7", { from: "bob", content: "new" });
+  await clock.advance(0);
+  assert.deepEqual(alice.said("g7"), ["new"]);
+});
+
+test("an entry of a conversation that is not known makes the client fetch it first", async () => {
+  const { clock, server, enter } = await world();
+  const alice = await enter("alice");
+  const order = [];
+  alice.chat.on("conversation", ({ conversation, before }) => before || order.push(`met ${conversation.id}`));
+  alice.chat.on("message", ({ record }) => order.push(`${record.kind} ${record.conversation}`));
+  // The state signal is lost: the entry alone must do.
+  server.signals = () => false;
+  server.group("g", ["bob", "alice"], { name: "Team" });
+  server.signals = () => true;
+  server.append("g", { from: "bob", content: "welcome" });
+  await clock.advance(0);
+  assert.deepEqual(order, ["met g", "members g", "message g"]);
+  assert.equal(alice.chat.conversation("g").name, "Team");
+});
+
+test("a client that comes back gets what it missed, once and in order", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  server.append("g", { from: "bob", content: "1" });
+  await clock.advance(0);
+  server.kill();
+  for (let count = 2; count <= 450; count += 1) server.append("g", { from: "bob", content: `${count}` });
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual(alice.said("g"), Array.from({ length: 450 }, (_, index) => `${index + 1}`));
+  assert.deepEqual(alice.heard.resets, []);
+});
+
+test("lost signals are made up for within one heartbeat", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  server.group("big", ["bob", "alice"], { large: true });
+  const alice = await enter("alice");
+  server.signals = () => false;
+  server.append("g", { from: "bob", content: "unheard" });
+  server.append("big", { from: "bob", content: "unheard of" });
+  server.group("new", ["bob", "alice"]);
+  await clock.advance(29_000);
+  assert.deepEqual(alice.heard.messages, []);
+  await clock.advance(1_000);
+  assert.deepEqual([alice.said("g"), alice.said("big")], [["unheard"], ["unheard of"]]);
+  assert.ok(alice.chat.conversation("new"));
+});
+
+test("a large group is read by its heads, with history in pages", async () => {
+  const { clock, server, enter } = await world({ page: 10 });
+  server.group("big", ["bob", "alice"], { large: true });
+  server.append("big", { from: "bob", content: "before" });
+  const alice = await enter("alice");
+  const expected = Array.from({ length: 35 }, (_, index) => `${index}`);
+  server.signals = () => false;
+  for (const content of expected) server.append("big", { from: "bob", content });
+  await clock.advance(30_000);
+  assert.deepEqual(alice.said("big"), expected);
+  assert.equal(alice.chat.conversation("big").unread, 36);
+});
+
+test("who joins a large group sees it from the joining record on", async () => {
+  const { clock, server, enter } = await world();
+  server.group("big", ["bob"], { large: true });
+  for (let count = 0; count < 5; count += 1) server.append("big", { from: "bob", content: "not for alice" });
+  const alice = await enter("alice");
+  const joined = await alice.chat.join("big");
+  assert.equal(joined.id, "big");
+  server.append("big", { from: "bob", content: "hi alice" });
+  await clock.advance(0);
+  assert.deepEqual(alice.heard.messages.map(({ kind, seq }) => [kind, seq]), [["members", 7], ["message", 8]]);
+});
+
+test("reading on one device clears the count on the user's other one", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const [one, two] = [await enter("alice"), await enter("alice", { device: "alice-2" })];
+  for (let count = 0; count < 3; count += 1) server.append("g", { from: "bob", content: "x" });
+  await clock.advance(0);
+  assert.deepEqual([one.chat.unread.total, two.chat.unread.total], [3, 3]);
+  one.chat.markRead("g");
+  assert.equal(one.chat.unread.total, 0, "at once");
+  await clock.advance(0);
+  assert.equal(two.chat.unread.total, 0);
+  assert.equal(asked(server, "alice", "mark_read").length, 1);
+});
+
+test("what was read offline is told when there is a connection again", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  server.append("g", { from: "bob", content: "x" });
+  const alice = await enter("alice");
+  server.kill();
+  await clock.advance(0);
+  alice.chat.markRead("g");
+  assert.equal(alice.chat.unread.total, 0);
+  server.up = true;
+  await clock.advance(60_000);
+  assert.equal(server.user("alice").reads.get("g").seq, 2);
+  assert.equal(alice.chat.unread.total, 0);
+});
+
+test("where devices have marks of their own, only this device's sends are read marks", async () => {
+  const { clock, server, enter } = await world({ readMarks: "per_device" });
+  server.group("g", ["bob", "alice"]);
+  const [one, two] = [await enter("alice"), await enter("alice", { device: "alice-2" })];
+  await one.chat.send("g", "from the first device");
+  await clock.advance(0);
+  assert.deepEqual([one.chat.unread.total, two.chat.unread.total], [0, 1]);
+});
+
+test("undisturbed conversations are counted apart", async () => {
+  const { clock, server, enter } = await world();
+  for (const id of ["g", "quiet"]) {
+    server.group(id, ["bob", "alice"]);
+    server.append(id, { from: "bob", content: "x" });
+  }
+  const alice = await enter("alice");
+  await alice.chat.set("quiet", { undisturbed: true });
+  await clock.advance(0);
+  assert.deepEqual(alice.chat.unread, { total: 1, undisturbed: 1 });
+});
+
+test("what was taken is acked in time, also when nothing was new", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  await enter("alice");
+  const [session] = server.sessionsOf("alice");
+  server.append("g", { from: "bob", content: "x" });
+  await clock.advance(1_000);
+  const { length } = server.user("alice").inbox;
+  assert.deepEqual([...new Set(session.acks)].pop(), `alice/${length}`);
+  session.acks.length = 0;
+  session.event({ ev: "signal", end: `alice/${length}` });
+  await clock.advance(1_000);
+  assert.deepEqual(session.acks, [`alice/${length}`]);
+});
+
+test("a burst of signals is acked by a few frames", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  const [session] = server.sessionsOf("alice");
+  await clock.advance(1_000);
+  session.acks.length = 0;
+  for (let count = 0; count < 100; count += 1) server.append("g", { from: "bob", content: "x" });
+  await clock.advance(1_000);
+  assert.equal(alice.said("g").length, 100);
+  assert.ok(session.acks.length <= 2, `${session.acks.length} acks`);
+});
+
+test("an entry that was lost on the way into the inbox is paged before anything later is shown", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  const [deliver, lost] = [server.deliver, new Set(["2", "3"])];
+  server.deliver = (user, record) => lost.has(record.content) || deliver.call(server, user, record);
+  for (const content of ["1", "2", "3", "4"]) server.append("g", { from: "bob", content });
+  await clock.advance(0);
+  assert.deepEqual(alice.said("g"), ["1", "2", "3", "4"]);
+});
+
+test("a replayed entry is dropped and its cursor taken", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  const record = server.append("g", { from: "bob", content: "once" });
+  server.deliver("alice", record);
+  await clock.advance(1_000);
+  assert.deepEqual(alice.said("g"), ["once"]);
+  assert.deepEqual(server.sessionsOf("alice")[0].acks.pop(), "alice/3");
+});
+
+test("a store that is behind is asked again", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  let behind = 3;
+  server.intercept = (op) => {
+    if (op === "history" && behind-- > 0) return { error: { code: "behind", message: "", retry_after_ms: 50 } };
+    return undefined;
+  };
+  const [deliver] = [server.deliver];
+  server.deliver = (user, record) => record.content === "1" || deliver.call(server, user, record);
+  for (const content of ["1", "2"]) server.append("g", { from: "bob", content });
+  await clock.advance(0);
+  assert.deepEqual(alice.said("g"), []);
+  await clock.advance(5_000);
+  assert.deepEqual(alice.said("g"), ["1", "2"]);
+});
+
+test("a cursor that cannot be served makes the client begin afresh, and says so to who shows messages", async () => {
+  const { clock, server, enter } = await world();
+  for (const id of ["busy", "quiet"]) server.group(id, ["bob", "alice"]);
+  const alice = await enter("alice");
+  server.kill();
+  for (let count = 0; count < 5; count += 1) server.append("busy", { from: "bob", content: "x" });
+  const user = server.user("alice");
+  user.trimmed = user.inbox.length;
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual(alice.heard.resets, ["busy"]);
+  assert.equal(alice.chat.conversation("busy").mark.seq, 6);
+  server.append("busy", { from: "bob", content: "next" });
+  await clock.advance(0);
+  assert.deepEqual(alice.said("busy"), ["next"]);
+});
+
+test("a conversation that is gone after a bootstrap is removed", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  server.append("g", { from: "bob", content: "x" });
+  const alice = await enter("alice");
+  assert.equal(alice.chat.unread.total, 1);
+  server.kill();
+  server.conversations.delete("g");
+  server.user("alice").trimmed = Infinity;
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual([alice.heard.removed, alice.chat.conversations(), alice.chat.unread.total], [["g"], [], 0]);
+});
+
+test("conversations that the store has not reached are asked for again before the bootstrap is complete", async () => {
+  const { clock, server, enter } = await world();
+  for (const id of ["a", "b"]) server.group(id, ["bob", "alice"]);
+  let behind = 2;
+  server.intercept = (op, body, session) => {
+    if (op !== "conversations" || behind-- <= 0) return undefined;
+    const { ok } = session.serve(op, body);
+    return { ok: { ...ok, conversations: ok.conversations.filter(({ id }) => id !== "a"), behind: ["a"] } };
+  };
+  const alice = await enter("alice");
+  assert.equal(alice.chat.synced, false);
+  await clock.advance(5_000);
+  assert.equal(alice.chat.synced, true);
+  assert.deepEqual(alice.chat.conversations().map(({ id }) => id).sort(), ["a", "b"]);
+});
+
+test("a client that was closed goes on from what it kept", async () => {
+  const { clock, server, enter } = await world();
+  const storage = memoryStorage();
+  server.group("g", ["bob", "alice"]);
+  const first = await enter("alice", { storage });
+  server.append("g", { from: "bob", content: "1" });
+  await clock.advance(0);
+  await first.chat.stop();
+  server.append("g", { from: "bob", content: "2" });
+  server.asked.length = 0;
+  const second = await enter("alice", { storage });
+  assert.equal(second.chat.conversation("g").unread, 2);
+  assert.deepEqual(second.said("g"), ["2"]);
+  assert.deepEqual(asked(server, "alice", "conversations"), [], "no bootstrap");
+});
+
+test("signing out leaves nothing behind", async () => {
+  const { clock, server, enter } = await world();
+  const kept = new Map();
+  const storage = {
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => void kept.set(key, value),
+    removeItem: (key) => void kept.delete(key),
+  };
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice", { storage });
+  await clock.advance(1_000);
+  server.kill();
+  await clock.advance(0);
+  alice.chat.send("g", "never sent");
+  await clock.advance(1_000);
+  assert.ok(kept.size >= 4, [...kept.keys()].join(" "));
+  await alice.chat.forget();
+  assert.deepEqual([...kept.keys()], []);
+});
+
+test("who is removed from a group learns it, and who comes back sees no record twice and none from between", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  server.append("g", { from: "bob", content: "1" });
+  const change = (content) => server.append("g", { from: "bob", kind: "members", type: "system", content: JSON.stringify(content) });
+  change({ leave: ["alice"] });
+  await clock.advance(0);
+  assert.ok(alice.chat.conversation("g").left);
+  server.append("g", { from: "bob", content: "not for alice" });
+  await assert.rejects(alice.chat.history("nowhere"), { code: "not_member" });
+  change({ join: [["alice", "member"]] });
+  server.append("g", { from: "bob", content: "2" });
+  await clock.advance(0);
+  assert.equal(alice.chat.conversation("g").left, undefined);
+  assert.deepEqual(alice.heard.messages.map(({ seq }) => seq), [2, 3, 5, 6]);
+});
+
+test("a lost tail of the server: what stood in the hole is discarded", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  for (const content of ["1", "2", "3"]) server.append("g", { from: "bob", content });
+  await clock.advance(0);
+  const conversation = server.conversations.get("g");
+  conversation.records = conversation.records.slice(0, 2);
+  server.append("g", { from: "bob", content: "after", hole: 2 ** 20 });
+  await clock.advance(0);
+  assert.deepEqual(alice.heard.discards, [{ conversation: "g", above: 2, below: 2 + 2 ** 20 }]);
+  assert.deepEqual(alice.said("g"), ["1", "2", "3", "after"]);
+});
