@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use im_transport_ws::WsConfig;
+
 use crate::{LogFormat, TokenKey};
 
 /// What a server is started with. Start from [`Config::default`]: that is what `cargo run` does.
@@ -30,6 +32,8 @@ pub struct Config {
     pub inbox_expiry: Duration,
     /// Limits and times of the engine.
     pub engine: im_engine::Config,
+    /// Limits and times of the WebSocket transport.
+    pub transport: WsConfig,
     /// How log lines look. Default [`LogFormat::Text`].
     pub log_format: LogFormat,
     /// Which log lines are written, as in `info` or `warn,im_engine=debug`. Default `info`.
@@ -48,6 +52,7 @@ impl Default for Config {
             token_leeway: Duration::from_secs(60),
             inbox_expiry: Duration::from_secs(7 * 24 * 3600),
             engine: im_engine::Config::default(),
+            transport: WsConfig::default(),
             log_format: LogFormat::Text,
             log: "info".to_owned(),
         }

@@ -21,6 +21,7 @@ mod data;
 mod dev_login;
 mod error;
 mod health;
+mod interim;
 mod logs;
 mod pages;
 mod run;

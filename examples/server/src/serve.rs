@@ -2,12 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
+use crate::interim::Sqlite;
 use axum::{Router, http::StatusCode};
-use im_engine::{Engine, memory::Memory};
+use im_engine::Engine;
+use im_transport_ws::Transport;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower_http::timeout::TimeoutLayer;
@@ -16,7 +18,7 @@ use crate::{Config, StartError, Tokens, accept, data::Data, dev_login, health, p
 
 /// How long a request may take, WebSockets apart.
 const REQUEST: Duration = Duration::from_secs(15);
-/// How long the engine may take to drain.
+/// How long connections may take to drain, and then the engine.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// A running server: engine, WebSocket route, page, development login, health.
@@ -25,6 +27,8 @@ pub struct Server {
     addr: SocketAddr,
     database: PathBuf,
     chat: Engine,
+    transport: Transport,
+    sqlite: Sqlite,
     stop: CancellationToken,
     accepting: JoinHandle<()>,
 }
@@ -42,16 +46,19 @@ impl Server {
         let data = Data::open(&config.data)?;
         let (login, tokens) = signing(&config, addr, &data)?;
         let database = data.database();
-        let chat = open(&config, &database).await?;
+        let (sqlite, chat) = open(&config, &database)
+            .await
+            .map_err(|source| StartError::database(database.clone(), source))?;
+        let transport = Transport::new(chat.clone(), tokens, config.transport);
         let stop = CancellationToken::new();
         let app = Router::new()
             .merge(login.route())
-            .merge(health::route(chat.clone(), stop.clone()))
+            .merge(health::route(chat.clone()))
             .merge(pages::routes())
-            .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST));
-        drop(tokens);
+            .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST))
+            .route("/im", transport.route());
         let accepting = tokio::spawn(accept::serve(listener, app, stop.clone()));
-        Ok(Self { addr, database, chat, stop, accepting })
+        Ok(Self { addr, database, chat, transport, sqlite, stop, accepting })
     }
 
     /// Where it listens.
@@ -73,7 +80,7 @@ impl Server {
 
     /// The database's file.
     #[must_use]
-    pub fn database(&self) -> &std::path::Path {
+    pub fn database(&self) -> &Path {
         &self.database
     }
 
@@ -83,15 +90,25 @@ impl Server {
         &self.chat
     }
 
-    /// Drains and stops: no new connections, clients are told to come back, what was acked is kept. Takes some 15 s at most.
+    /// Drains and stops: takes no new connections, tells clients to come back, answers what they sent, closes the database.
+    /// Takes some 20 s at most.
     pub async fn shutdown(self) {
         self.stop.cancel();
-        if tokio::time::timeout(DRAIN, self.chat.shutdown()).await.is_err() {
-            tracing::warn!("the engine did not drain in {DRAIN:?}; what was acked is kept all the same");
+        within("connections", self.transport.drain()).await;
+        within("the engine", self.chat.shutdown()).await;
+        if let Err(error) = self.sqlite.close().await {
+            tracing::warn!(%error, "the database was not closed in order; its next start mends that");
         }
         if let Err(error) = self.accepting.await {
             tracing::error!(%error, "the listener failed");
         }
+    }
+}
+
+/// What was acked is in the log by then: whoever is cut off here loses nothing.
+async fn within(who: &str, drained: impl Future<Output = ()>) {
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("{who} did not drain in {DRAIN:?}");
     }
 }
 
@@ -105,7 +122,9 @@ fn signing(config: &Config, addr: SocketAddr, data: &Data) -> Result<(dev_login:
     Ok((login, tokens))
 }
 
-async fn open(config: &Config, database: &std::path::Path) -> Result<Engine, StartError> {
-    let started = Engine::builder(Memory::new()).config(config.engine.clone()).start().await;
-    started.map_err(|source| StartError::database(database.to_owned(), source))
+async fn open(config: &Config, database: &Path) -> im_engine::Result<(Sqlite, Engine)> {
+    let sqlite =
+        Sqlite::builder(database).restored(config.restored).expiry(config.inbox_expiry).open().await?;
+    let chat = Engine::builder(sqlite.clone()).config(config.engine.clone()).start().await?;
+    Ok((sqlite, chat))
 }

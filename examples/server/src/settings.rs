@@ -2,12 +2,13 @@
 
 use std::{
     net::SocketAddr,
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::PathBuf,
     time::Duration,
 };
 
 use im_engine::{ReadMarks, SessionSlot, WhenFull};
+use im_transport_ws::WsConfig;
 use serde::Deserialize;
 
 use crate::{Config, DevLogin, KeySource, LogFormat, TokenAlgorithm, TokenKey};
@@ -40,6 +41,12 @@ pub struct Settings {
     /// Longest content of a message, in bytes of UTF-8 [default: 65536]
     #[arg(long, env = "IM_CONTENT_BYTES", value_name = "BYTES")]
     pub content_bytes: Option<NonZeroUsize>,
+    /// How many frames a connection may send in a second [default: 50]
+    #[arg(long, env = "IM_RATE_PER_SECOND", value_name = "FRAMES")]
+    pub rate_per_second: Option<NonZeroU16>,
+    /// How many frames a connection may send at once [default: 200]
+    #[arg(long, env = "IM_RATE_BURST", value_name = "FRAMES")]
+    pub rate_burst: Option<NonZeroU16>,
     /// From how many members on a group is read by its members instead of written to each [default: 500]
     #[arg(long, env = "IM_READ_DIFFUSION_THRESHOLD", value_name = "MEMBERS")]
     pub read_diffusion_threshold: Option<NonZeroUsize>,
@@ -114,6 +121,8 @@ impl Settings {
             token_audience: self.token_audience.or(below.token_audience),
             token_leeway_seconds: self.token_leeway_seconds.or(below.token_leeway_seconds),
             content_bytes: self.content_bytes.or(below.content_bytes),
+            rate_per_second: self.rate_per_second.or(below.rate_per_second),
+            rate_burst: self.rate_burst.or(below.rate_burst),
             read_diffusion_threshold: self.read_diffusion_threshold.or(below.read_diffusion_threshold),
             inbox_expiry_days: self.inbox_expiry_days.or(below.inbox_expiry_days),
             heartbeat_seconds: self.heartbeat_seconds.or(below.heartbeat_seconds),
@@ -132,6 +141,7 @@ impl From<Settings> for Config {
     fn from(settings: Settings) -> Self {
         let default = Self::default();
         let engine = settings.engine(default.engine);
+        let transport = settings.transport(default.transport, engine.content_bytes);
         Self {
             token_keys: settings.token_keys(),
             bind: settings.bind.unwrap_or(default.bind),
@@ -144,19 +154,21 @@ impl From<Settings> for Config {
                 .inbox_expiry_days
                 .map_or(default.inbox_expiry, |days| seconds(days.get()) * 24 * 3600),
             engine,
+            transport,
             log_format: settings.log_format.unwrap_or(default.log_format),
             log: settings.log.unwrap_or(default.log),
         }
     }
 }
 
+fn put<T>(place: &mut T, value: Option<impl Into<T>>) {
+    if let Some(value) = value {
+        *place = value.into();
+    }
+}
+
 impl Settings {
     fn engine(&self, mut engine: im_engine::Config) -> im_engine::Config {
-        fn put<T>(place: &mut T, value: Option<impl Into<T>>) {
-            if let Some(value) = value {
-                *place = value.into();
-            }
-        }
         put(&mut engine.content_bytes, self.content_bytes);
         put(&mut engine.read_diffusion_threshold, self.read_diffusion_threshold);
         put(&mut engine.heartbeat, self.heartbeat_seconds.map(|every| seconds(every.get())));
@@ -165,6 +177,15 @@ impl Settings {
         put(&mut engine.session_when_full, self.session_when_full);
         put(&mut engine.read_marks, self.read_marks);
         engine
+    }
+
+    /// Frames have room for the longest content, escaped as JSON, and answers for two such frames.
+    fn transport(&self, mut transport: WsConfig, content_bytes: usize) -> WsConfig {
+        put(&mut transport.rate.per_second, self.rate_per_second.map(NonZeroU16::get));
+        put(&mut transport.rate.burst, self.rate_burst.map(NonZeroU16::get));
+        transport.frame_bytes = transport.frame_bytes.max(content_bytes.saturating_mul(2));
+        transport.outgoing_bytes = transport.outgoing_bytes.max(transport.frame_bytes.saturating_mul(2));
+        transport
     }
 
     fn token_keys(&self) -> Vec<TokenKey> {

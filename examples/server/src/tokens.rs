@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use im_engine::{Timestamp, UserId};
+use async_trait::async_trait;
+use im_engine::{DeviceId, Identity, Platform, Timestamp, UserId};
+use im_transport_ws::{AuthError, Authenticated, Authenticator};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::Deserialize;
 
@@ -177,6 +179,8 @@ impl TokenAlgorithm {
 
     fn key(self, bytes: &[u8]) -> Result<DecodingKey, String> {
         match self {
+            // A public key as a secret: whoever knows it could sign.
+            Self::Hs256 if bytes.starts_with(b"-----BEGIN") => Err("it is PEM, and no secret".to_owned()),
             Self::Hs256 if bytes.len() < LEAST_SECRET => {
                 Err(format!("it has {} bytes, and needs at least {LEAST_SECRET}", bytes.len()))
             }
@@ -199,5 +203,34 @@ impl TokenKey {
         let algorithm = self.algorithm;
         let unusable = |why| StartError::Key { algorithm: algorithm.name(), place, why };
         algorithm.key(secret.reveal()).map_err(unusable)
+    }
+}
+
+#[async_trait]
+impl Authenticator for Tokens {
+    /// Device and platform are what the client says: a token names a user.
+    async fn authenticate(
+        &self,
+        token: &str,
+        device: &DeviceId,
+        platform: Option<&Platform>,
+    ) -> Result<Authenticated, AuthError> {
+        let verified = self.verify(token)?;
+        let platform = match platform {
+            Some(platform) => platform.clone(),
+            None => Platform::new("unknown").map_err(AuthError::unavailable)?,
+        };
+        let identity = Identity { user: verified.user, device: device.clone(), platform };
+        Ok(Authenticated { identity, expires: Some(verified.expires) })
+    }
+}
+
+impl From<TokenError> for AuthError {
+    fn from(error: TokenError) -> Self {
+        tracing::debug!(%error, "a token was refused");
+        match error {
+            TokenError::Expired => Self::Expired,
+            TokenError::Invalid(_) => Self::Invalid,
+        }
     }
 }
