@@ -116,6 +116,9 @@ pub struct Membership {
     pub settings: Settings,
     /// The read mark that holds for the asking device.
     pub read: Mark,
+    /// The first stored record of the conversation that changes members and is not applied yet. Whose right ends there is not
+    /// known before: nothing above it may be read.
+    pub unapplied: Option<Seq>,
 }
 
 impl Membership {
@@ -233,6 +236,7 @@ mod tests {
             intervals: vec![Interval { joined, left: left.map(mark) }],
             settings: Settings { cleared: mark(cleared), ..Settings::default() },
             read: mark(read),
+            unapplied: None,
         }
     }
 

@@ -21,7 +21,9 @@ use crate::{
 /// 5. **State version.** A change of membership raises the state version of the users it concerns, of nobody else.
 /// 6. **Fenced.** Changes for another store incarnation fail with
 ///    [`OtherIncarnation`](crate::ErrorKind::OtherIncarnation) and change nothing.
-/// 7. **Exact pages.** Pages by id are complete under concurrent changes of other rows.
+/// 7. **Unapplied.** A membership names the first stored record of kind [`Members`](crate::RecordKind::Members) above the
+///    conversation's applied sequence id, if there is one.
+/// 8. **Exact pages.** Pages by id are complete under concurrent changes of other rows.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait ConversationStore: fmt::Debug + Send + Sync + 'static {

@@ -136,7 +136,9 @@ pub(crate) fn effect(record: &Record) -> Result<Option<Effect>> {
                     .with_source(error)
             })?;
             let first = record.seq == Seq(1) || record.hole_after == Some(Seq(0));
-            Ok((change.create.is_none() || first).then_some(Effect::Members(change)))
+            // Without effect, but applied: what is not applied keeps everybody from reading on.
+            let effective = change.create.is_none() || first;
+            Ok(Some(Effect::Members(if effective { change } else { MembersChange::default() })))
         }
         RecordKind::Large => Ok(Some(Effect::Large)),
         _ => Ok(None),

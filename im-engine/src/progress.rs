@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use im_core::{ConversationId, ConversationStore, MessageStore, Partition, Position, Result, Seq};
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::Notify;
 
 /// How often another node's progress is asked for.
 const POLL: Duration = Duration::from_millis(50);
@@ -24,12 +24,15 @@ impl Progress {
         self.moved.notify_waiters();
     }
 
-    /// Returns when something may have moved.
-    async fn turn(moved: Notified<'_>) {
-        tokio::select! {
-            biased;
-            () = moved => {}
-            () = tokio::time::sleep(POLL) => {}
+    /// Ends when something may have moved since this was called: call it before looking, wait for it after.
+    pub(crate) fn turn(&self) -> impl Future<Output = ()> + Send {
+        let moved = self.moved.notified();
+        async move {
+            tokio::select! {
+                biased;
+                () = moved => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
         }
     }
 
@@ -41,12 +44,11 @@ impl Progress {
         position: Position,
     ) -> Result<()> {
         loop {
-            // Made before the question, so that a move between question and wait is not missed.
-            let moved = self.moved.notified();
+            let moved = self.turn();
             if messages.checkpoint(partition).await?.is_some_and(|at| at.position >= position) {
                 return Ok(());
             }
-            Self::turn(moved).await;
+            moved.await;
         }
     }
 
@@ -59,11 +61,11 @@ impl Progress {
     ) -> Result<()> {
         let ids = [conversation.clone()];
         loop {
-            let moved = self.moved.notified();
+            let moved = self.turn();
             if conversations.applied(&ids).await?.first().is_some_and(|applied| applied.seq >= seq) {
                 return Ok(());
             }
-            Self::turn(moved).await;
+            moved.await;
         }
     }
 }

@@ -57,6 +57,12 @@ impl Inner {
         range: HistoryRange,
     ) -> ChatResult<HistoryPage> {
         let membership = self.membership(id, user).await?;
+        if let Some(unapplied) = membership.unapplied
+            && range.to.is_some_and(|to| to > unapplied)
+        {
+            // The rest follows within moments; a page that ends here would look like all there is.
+            return Err(Refusal::Behind { head: Mark { seq: unapplied, ..Mark::default() } }.into());
+        }
         let mut spans = readable(&membership, range.from, range.to);
         if range.direction == Direction::Backward {
             spans.reverse();
@@ -123,37 +129,58 @@ impl Inner {
     }
 
     /// Adds heads and last records to memberships.
-    pub(crate) async fn views(&self, list: Vec<Membership>) -> im_core::Result<Vec<ConversationView>> {
-        let messages = &self.parts.store.messages;
+    pub(crate) async fn views(&self, list: Vec<Membership>) -> ChatResult<Vec<ConversationView>> {
         let ids: Vec<_> = list.iter().map(|membership| membership.conversation.id.clone()).collect();
-        let heads = messages.last(&ids).await?;
-        // Who left sees the record that it left with, not the newest.
-        let left: Vec<_> = list.iter().filter_map(last_of_left).collect();
-        let mut left = messages.get(&left).await?.into_iter();
+        let heads = self.parts.store.messages.last(&ids).await?;
+        let tops: Vec<_> = list.iter().filter_map(top).collect();
+        let mut tops = self.stored(&tops).await?.into_iter();
         let views = list.into_iter().zip(heads).map(|(membership, newest)| {
-            let last = if last_of_left(&membership).is_some() { left.next().flatten() } else { newest };
+            let last = if top(&membership).is_some() { tops.next() } else { newest };
             let head = last.as_ref().map(|record| record.mark()).unwrap_or_default();
             ConversationView { unread: membership.unread(head), head, last, membership }
         });
         Ok(views.collect())
     }
+
+    /// Records that are in the log for certain; waits a little for the store to have them.
+    async fn stored(&self, places: &[(ConversationId, Seq)]) -> ChatResult<Vec<Arc<Record>>> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let there = async {
+            loop {
+                let moved = self.progress.turn();
+                let found: Option<Vec<_>> =
+                    self.parts.store.messages.get(places).await?.into_iter().collect();
+                match found {
+                    Some(found) => return Ok(found),
+                    None => moved.await,
+                }
+            }
+        };
+        tokio::time::timeout(self.config.bootstrap_wait, there)
+            .await
+            .unwrap_or_else(|_| Err(Refusal::Behind { head: Mark::default() }.into()))
+    }
 }
 
-fn last_of_left(membership: &Membership) -> Option<(ConversationId, Seq)> {
-    let left = membership.intervals.last()?.left?;
-    Some((membership.conversation.id.clone(), left.seq))
+/// The record that ends what the user may see, where that is not the newest: the one that it left with, or a change of members
+/// that is not applied yet.
+fn top(membership: &Membership) -> Option<(ConversationId, Seq)> {
+    let left = membership.intervals.last()?.left.map(|left| left.seq);
+    let seq = left.into_iter().chain(membership.unapplied).min()?;
+    Some((membership.conversation.id.clone(), seq))
 }
 
-/// The parts of a range that a user has a right to, in ascending order, without what it cleared away. The last part of a
-/// present member is open upwards, so that a range above the head is told to be behind.
+/// The parts of a range that a user has a right to, in ascending order, without what it cleared away and without what lies
+/// above a change of members that is not applied yet. The last part of a present member is open upwards, so that a range above
+/// the head is told to be behind.
 fn readable(membership: &Membership, from: Seq, to: Option<Seq>) -> Vec<(Seq, Option<Seq>)> {
     let from = from.max(Seq(membership.settings.cleared.seq.0 + 1));
     let part = |interval: &Interval| {
         let low = from.max(interval.joined.seq);
-        let high = match (interval.left.map(|left| left.seq), to) {
-            (Some(left), Some(to)) => Some(left.min(to)),
-            (left, to) => left.or(to),
-        };
+        let ends = [interval.left.map(|left| left.seq), to, membership.unapplied];
+        let high = ends.into_iter().flatten().min();
         high.is_none_or(|high| low <= high).then_some((low, high))
     };
     membership.intervals.iter().filter_map(part).collect()

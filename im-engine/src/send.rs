@@ -15,6 +15,9 @@ use crate::{
     freshness::Freshness,
 };
 
+/// The window of a log that forgets nothing but what it loses: a client's clock is taken to be right to a quarter of it.
+const UNBOUNDED: Duration = Duration::from_secs(24 * 3600);
+
 /// A message to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewMessage {
@@ -175,9 +178,12 @@ impl Inner {
         }
     }
 
-    /// Where the log forgets ids after a window, an id that it may have forgotten is looked up in the store.
+    /// An id that the log may have forgotten, after its window or with a lost tail, is looked up in the store.
     async fn fresh_or_known(&self, append: Append) -> ChatResult<Admitted> {
-        let Some(window) = self.dedupe_window else { return Ok(Admitted::New(append)) };
+        if self.log_is_store || (self.dedupe_window.is_none() && self.numbering.current().first) {
+            return Ok(Admitted::New(append));
+        }
+        let window = self.dedupe_window.unwrap_or(UNBOUNDED);
         let now = self.clock.now();
         match Freshness::of(&append.client_msg_id, now, window, self.numbering.current().began) {
             Freshness::Fresh => Ok(Admitted::New(append)),

@@ -1,5 +1,6 @@
 //! What the store keeps, and the journal by which it can lose its tail.
 
+use std::ops::Bound;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -7,8 +8,8 @@ use std::{
 
 use crate::{
     Checkpoint, Conversation, ConversationId, DeviceId, Found, Incarnation, Interval, Mark, Membership,
-    Ordinal, Partition, Position, Receipt, Record, Role, SendKey, Seq, Settings, StateVersion, Timestamp,
-    UserId,
+    Ordinal, Partition, Position, Receipt, Record, RecordKind, Role, SendKey, Seq, Settings, StateVersion,
+    Timestamp, UserId,
 };
 
 /// All tables of the store. A real one has them in SQL.
@@ -130,7 +131,15 @@ impl Tables {
             intervals: member.intervals.clone(),
             settings: own.and_then(|own| own.settings.get(conversation)).cloned().unwrap_or_default(),
             read: own.map(|own| read_mark(own, conversation, device)).unwrap_or_default(),
+            unapplied: self.unapplied(conversation),
         })
+    }
+
+    fn unapplied(&self, conversation: &ConversationId) -> Option<Seq> {
+        let applied = self.applied.get(conversation).copied().unwrap_or_default().seq;
+        let above = self.timelines.get(conversation)?.range((Bound::Excluded(applied), Bound::Unbounded));
+        let mut changes = above.filter(|(_, row)| row.record.kind == RecordKind::Members);
+        changes.next().map(|(seq, _)| *seq)
     }
 }
 

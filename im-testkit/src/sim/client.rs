@@ -292,8 +292,11 @@ impl Client {
         if self.marks.get(id.as_str()).is_some_and(|mark| mark >= head.seq.0) {
             return Ok(());
         }
-        let view = timeout(ANSWER, session.conversation(id)).await??;
-        self.view(session, &view).await
+        if self.marks.get(id.as_str()).is_none() {
+            let view = timeout(ANSWER, session.conversation(id)).await??;
+            self.view(session, &view).await?;
+        }
+        self.page_up_to(session, id, head.seq.0).await
     }
 
     async fn state(&mut self, session: &Session, version: &StateVersion) -> Step<()> {
