@@ -133,7 +133,38 @@ pub struct EntryView<'a, R = RecordView<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use im_core::{
+        ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Ordinal, Seq, Timestamp, UserId,
+    };
+
     use super::*;
+
+    #[test]
+    fn a_record_is_shown_without_what_is_not_for_others() {
+        let record = Record {
+            conversation: ConversationId::group("g").unwrap(),
+            seq: Seq(9),
+            ordinal: Ordinal(7),
+            created_at: Timestamp(1_795_400_000_000),
+            sender: UserId::system(),
+            device: Some(DeviceId::new("phone").unwrap()),
+            send_to: Some(UserId::new("bob").unwrap()),
+            client_msg_id: ClientMsgId::new("m").unwrap(),
+            hole_after: Some(Seq(4)),
+            kind: RecordKind::Other(77),
+            content_type: ContentType::RichText,
+            content: "a \"b\"\n".into(),
+            hash: ContentHash(1),
+        };
+        let json = concat!(
+            r#"{"conversation":"g","seq":9,"ordinal":7,"created_at":1795400000000,"from":"","client_msg_id":"m","#,
+            r#""kind":"kind_77","type":"rich_text","content":"a \"b\"\n","hole_after":4}"#
+        );
+        assert_eq!(EncodedRecord::new(&record).as_str(), json);
+        let usual = Record { hole_after: None, kind: RecordKind::Message, ..record };
+        let json = json.replace(",\"hole_after\":4", "").replace("kind_77", "message");
+        assert_eq!(EncodedRecord::new(&usual).as_str(), json);
+    }
 
     #[test]
     fn each_kind_has_its_name() {

@@ -106,7 +106,7 @@ fn name(definition: &str) -> String {
 }
 
 fn examples(file: &File) -> String {
-    let mut out = String::from("```jsonc\n");
+    let mut out = String::from("```text\n");
     for case in &file.cases {
         out += &format!("// {}\n", case.about);
         for (arrow, frame) in [("→", &case.request), ("←", &case.answer), ("←", &case.event)] {
