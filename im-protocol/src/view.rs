@@ -188,3 +188,81 @@ fn role_seen(_: &mut SchemaGenerator) -> Schema {
         "description": "`member`, `admin` or `owner`; one that is not known is to be taken for `member`.",
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use im_core::{Conversation, Interval, Mark, Ordinal, Seq, Timestamp};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn mark(seq: u64, ordinal: u64) -> Mark {
+        Mark { seq: Seq(seq), ordinal: Ordinal(ordinal) }
+    }
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn membership() -> Membership {
+        let interval = |joined, left| Interval { joined, left };
+        Membership {
+            conversation: Conversation {
+                id: ConversationId::single(&user("a"), &user("b")).unwrap(),
+                kind: ConversationKind::Single,
+                name: Some("n".into()),
+                users: Some((user("a"), user("b"))),
+                created_at: Timestamp(5),
+                large_since: Some(Seq(6)),
+            },
+            role: Role::Admin,
+            intervals: vec![interval(mark(1, 0), Some(mark(2, 1))), interval(mark(4, 2), None)],
+            settings: Settings {
+                nickname: Some("x".into()),
+                hidden: true,
+                undisturbed: false,
+                cleared: mark(4, 3),
+            },
+            read: mark(5, 4),
+            unapplied: None,
+        }
+    }
+
+    fn json(user: &UserId, membership: &Membership) -> Value {
+        serde_json::to_value(ConversationView::new(user, membership, mark(9, 8), None)).unwrap()
+    }
+
+    #[test]
+    fn a_conversation_is_shown_as_its_user_has_it() {
+        let shown = json(&user("a"), &membership());
+        let expected = json!({
+            "id": membership().conversation.id, "kind": "SINGLE", "name": "n", "peer": "b", "created_at": 5,
+            "large": true, "role": "admin", "joined": { "seq": 4, "ordinal": 2 }, "head": { "seq": 9, "ordinal": 8 },
+            "read": { "seq": 5, "ordinal": 4 }, "unread": 4,
+            "settings": {
+                "nickname": "x", "hidden": true, "undisturbed": false, "cleared": { "seq": 4, "ordinal": 3 },
+            },
+        });
+        assert_eq!(shown, expected);
+        assert_eq!(json(&user("b"), &membership())["peer"], "a");
+    }
+
+    #[test]
+    fn who_left_is_shown_where() {
+        let mut membership = membership();
+        membership.intervals.pop();
+        let shown = json(&user("a"), &membership);
+        assert_eq!(shown["left"], json!({ "seq": 2, "ordinal": 1 }));
+        assert_eq!(shown["joined"], json!({ "seq": 1, "ordinal": 0 }));
+    }
+
+    #[test]
+    fn a_role_of_a_later_version_is_the_least_one() {
+        let read = |role: &str| -> MemberView<'static> {
+            let text = format!(r#"{{"user":"u","role":"{role}"}}"#).leak();
+            serde_json::from_str(text).unwrap()
+        };
+        assert_eq!(read("owner").role, Role::Owner);
+        assert_eq!(read("moderator").role, Role::Member);
+    }
+}
