@@ -2,15 +2,15 @@
 
 use im_core::{
     Conversation, ConversationChange, ConversationId, ConversationKind, ConversationStore, Effect, ErrorKind,
-    Incarnation, Interval, Mark, Member, MembersChange, Membership, NewConversation, Ordinal, ReadMark, Role,
-    Seq, SettingsChange, StateVersion, StorePart, UserId,
+    Incarnation, Interval, Mark, Member, MembersChange, Membership, NewConversation, Ordinal, ReadMark,
+    RecordKind, Role, Seq, SettingsChange, StateVersion, StorePart, UserId,
 };
 
 use crate::{
     Data, Fixture, Verdict, Violation,
     support::{
-        HOSTILE, Script, changes, create, fails, group, join, leave, make_group, membership, one, store_of,
-        together, user, version,
+        HOSTILE, Script, changes, create, fails, group, join, leave, make_group, membership, of_kind, one,
+        store_of, together, user, version,
     },
     violation::{ensure, ensure_eq},
 };
@@ -277,7 +277,47 @@ pub async fn fenced(fixture: &dyn Fixture) -> Verdict {
     Ok(())
 }
 
-/// Clause 7: pages by id hold everything that was there when the first was asked for, whatever else comes in between.
+/// Clause 7: a membership names the first record that changes members and is stored, but not applied.
+///
+/// # Errors
+/// The violation that was found.
+pub async fn unapplied(fixture: &dyn Fixture) -> Verdict {
+    let data = fixture.fresh().await?;
+    let parts = data.node().await?;
+    let (store, mut script) = (store_of(&parts)?, Script::for_store(&parts, "log").await?);
+    let (a, id, other) = (user("a")?, group("g")?, group("h")?);
+    let kinds = [
+        RecordKind::Members,
+        RecordKind::Message,
+        RecordKind::Members,
+        RecordKind::Large,
+        RecordKind::Members,
+    ];
+    let mut records = Vec::new();
+    for (n, kind) in kinds.into_iter().enumerate() {
+        records.push(script.record(&of_kind(&id, "a", &n.to_string(), "{}", kind)?));
+        records.push(script.record(&of_kind(&other, "a", &n.to_string(), "{}", RecordKind::Message)?));
+    }
+    let mut changes =
+        changes(&id, vec![create("g", &[&a]), Effect::Large, join(&[&a]), join(&[&a]), join(&[&a])]);
+    let seen =
+        async || -> Result<Option<Seq>, Violation> { Ok(membership(store, &id, &a, &None).await?.unapplied) };
+    changes.remove(1);
+    apply(store, &changes[..1]).await?;
+    make_group(store, &other, &[&a]).await?;
+    ensure_eq!(seen().await?, None, "unapplied, while nothing is stored");
+    store.messages.apply(&script.batch(&records)).await?;
+    for (change, due) in changes.iter().zip([Some(Seq(3)), Some(Seq(5)), Some(Seq(5)), None]) {
+        apply(store, std::slice::from_ref(change)).await?;
+        ensure_eq!(seen().await?, due, "unapplied above {:?}", change.at.seq);
+        let listed = one(store.conversations.list(&a, &None, &None, 1).await?)?.unapplied;
+        ensure_eq!(listed, due, "unapplied in a list, above {:?}", change.at.seq);
+    }
+    ensure_eq!(membership(store, &other, &a, &None).await?.unapplied, None, "unapplied in another group");
+    Ok(())
+}
+
+/// Clause 8: pages by id hold everything that was there when the first was asked for, whatever else comes in between.
 ///
 /// # Errors
 /// The violation that was found.

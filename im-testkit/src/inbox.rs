@@ -15,7 +15,7 @@ use im_core::{
 
 use crate::{
     Data, Fixture, Part, Verdict, Violation,
-    support::{HOSTILE, Script, fails, group, one, together, user},
+    support::{HOSTILE, Script, fails, group, one, together, user, watched},
     violation::{ensure, ensure_eq},
 };
 
@@ -310,32 +310,31 @@ pub async fn one_write(fixture: &dyn Fixture) -> Verdict {
     let users = (0..20).map(|n| user(&format!("user {n}"))).collect::<Result<Vec<_>, _>>()?;
     let last = users[19].clone();
     let start = inbox.anchor(&last).await?;
-    let done = Arc::new(AtomicBool::new(false));
-    let reader = {
-        let (inbox, done) = (open(&*data).await?, done.clone());
-        tokio::spawn(async move {
-            loop {
-                let ended = done.load(Ordering::SeqCst);
+    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
+    let work = async {
+        for _ in 0..30 {
+            let batch = script.messages(&group("g")?, "carol", TOGETHER)?;
+            deliver(&*inbox, &script.delivery(&batch, &users)).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    watched(work, |done| {
+        let (inbox, last, start) = (inbox.clone(), last.clone(), start.clone());
+        async move {
+            while !done.load(Ordering::SeqCst) {
                 let Some((entries, _)) = page(&*inbox, &last, &start, 1000).await? else {
                     return Err(Violation::new("the anchor is not served any more"));
                 };
                 let there = entries.len();
                 ensure!(there.is_multiple_of(TOGETHER), "{there} entries of deliveries of {TOGETHER}");
-                if ended {
-                    return Ok(there);
-                }
                 tokio::task::yield_now().await;
             }
-        })
-    };
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    for _ in 0..30 {
-        let batch = script.messages(&group("g")?, "carol", TOGETHER)?;
-        deliver(&*inbox, &script.delivery(&batch, &users)).await?;
-    }
-    done.store(true, Ordering::SeqCst);
-    let there = reader.await.map_err(|why| Violation::new(format!("the reader died: {why}")))??;
-    ensure_eq!(there, 30 * TOGETHER, "entries at last");
+            Ok(())
+        }
+    })
+    .await?;
+    ensure_eq!(pull(&*inbox, &last, &start).await?.len(), 30 * TOGETHER, "entries at last");
     Ok(())
 }
 
@@ -351,10 +350,34 @@ pub async fn checkpoint_last(fixture: &dyn Fixture) -> Verdict {
     for user in &users {
         starts.push((user.clone(), inbox.anchor(user).await?));
     }
-    let done = Arc::new(AtomicBool::new(false));
-    let reader = {
-        let (inbox, done) = (open(&*data).await?, done.clone());
-        tokio::spawn(async move {
+    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
+    let work = async {
+        let mut due = None;
+        for _ in 0..20 {
+            let batch = script.messages(&group("g")?, "carol", 3)?;
+            let whole = script.delivery(&batch, &users);
+            let (front, back) = whole.recipients.split_at(7);
+            let first = Delivery { recipients: front.to_vec(), checkpoint: None, ..whole.clone() };
+            deliver(&*inbox, &first).await?;
+            ensure_eq!(
+                inbox.checkpoint(Partition(0)).await?,
+                due,
+                "the checkpoint after the first of two deliveries"
+            );
+            deliver(&*inbox, &Delivery { recipients: back.to_vec(), ..whole.clone() }).await?;
+            due = whole.checkpoint;
+            ensure_eq!(
+                inbox.checkpoint(Partition(0)).await?,
+                due,
+                "the checkpoint after the second of two deliveries"
+            );
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    watched(work, |done| {
+        let (inbox, starts) = (inbox.clone(), starts.clone());
+        async move {
             while !done.load(Ordering::SeqCst) {
                 let said =
                     inbox.checkpoint(Partition(0)).await?.map_or(0, |checkpoint| checkpoint.position.offset);
@@ -365,31 +388,9 @@ pub async fn checkpoint_last(fixture: &dyn Fixture) -> Verdict {
                 tokio::task::yield_now().await;
             }
             Ok(())
-        })
-    };
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let mut due = None;
-    for _ in 0..20 {
-        let batch = script.messages(&group("g")?, "carol", 3)?;
-        let whole = script.delivery(&batch, &users);
-        let (front, back) = whole.recipients.split_at(7);
-        let first = Delivery { recipients: front.to_vec(), checkpoint: None, ..whole.clone() };
-        deliver(&*inbox, &first).await?;
-        ensure_eq!(
-            inbox.checkpoint(Partition(0)).await?,
-            due,
-            "the checkpoint after the first of two deliveries"
-        );
-        deliver(&*inbox, &Delivery { recipients: back.to_vec(), ..whole.clone() }).await?;
-        due = whole.checkpoint;
-        ensure_eq!(
-            inbox.checkpoint(Partition(0)).await?,
-            due,
-            "the checkpoint after the second of two deliveries"
-        );
-    }
-    done.store(true, Ordering::SeqCst);
-    reader.await.map_err(|why| Violation::new(format!("the reader died: {why}")))??;
+        }
+    })
+    .await?;
     let nobody = Delivery {
         recipients: Vec::new(),
         ..script.delivery(&script.clone().messages(&group("g")?, "c", 1)?, &[])
@@ -488,6 +489,7 @@ pub async fn replay(fixture: &dyn Fixture) -> Verdict {
     }
     together(zombies).await?;
     deliver(&*inbox, &script.delivery(&all, &users)).await?;
+    deliver(&*inbox, &script.delivery(&all[..8], &users)).await?;
     let entries = pull(&*inbox, &users[0], &start).await?;
     ensure_eq!(
         first_appearances(&entries, "g"),

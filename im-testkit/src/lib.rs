@@ -7,6 +7,7 @@
 //! `broken` holds a deliberately wrong backend for every clause, by which the clauses themselves are tested; `fault` wraps
 //! right backends in duplicates, drops, delays and errors.
 
+pub mod broken;
 pub mod checker;
 pub mod client;
 mod clock;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a notice may be under way.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn open(data: &dyn Data) -> Result<Arc<dyn Notifier>, Violation> {
     data.node().await?.notifier.ok_or_else(|| Violation::new("the notifier part is missing"))

@@ -15,7 +15,7 @@ use crate::{
     Data, Fixture, Part, Verdict, Violation,
     support::{
         HOSTILE, Script, fails, group, make_group, membership, message, of_kind, one, store_of, together,
-        user, version,
+        user, version, watched,
     },
     violation::{ensure, ensure_eq},
 };
@@ -66,16 +66,18 @@ pub async fn with_checkpoint(fixture: &dyn Fixture) -> Verdict {
         let records = script.messages(&conversation, "alice", 20)?;
         batches.push(script.batch(&records));
     }
-    let done = Arc::new(AtomicBool::new(false));
-    let reader = {
-        let (store, conversation, done) = (open(&*data).await?.1, conversation.clone(), done.clone());
-        tokio::spawn(async move { watch(&store, &conversation, &done).await })
+    let work = async {
+        for batch in &batches {
+            store.messages.apply(batch).await?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     };
-    for batch in &batches {
-        store.messages.apply(batch).await?;
-    }
-    done.store(true, Ordering::SeqCst);
-    reader.await.map_err(|why| Violation::new(format!("the reader died: {why}")))??;
+    watched(work, |done| {
+        let (store, conversation) = (store.clone(), conversation.clone());
+        async move { watch(&store, &conversation, &done).await }
+    })
+    .await?;
     let reopened = data.reopen().await?;
     let store = store_of(&reopened)?;
     let records: Vec<_> = batches.iter().flat_map(|batch| plain(&batch.records)).collect();

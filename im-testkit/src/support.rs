@@ -1,6 +1,13 @@
 //! What the clauses share: ids, appends, and a log that is ready to append.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use im_core::{
     Append, AppendOutcome, Batch, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationChange,
@@ -9,6 +16,8 @@ use im_core::{
     Position, Receipt, Recipient, RecordKind, Result, Role, Seq, StateVersion, StorePart, SyncInbox,
     Timestamp, UserId,
 };
+
+use tokio::sync::Barrier;
 
 use crate::{Violation, violation::ensure};
 
@@ -239,13 +248,22 @@ pub(crate) fn appended(outcome: Outcome) -> Result<Receipt, Violation> {
     }
 }
 
-/// Runs all at once, on several threads; answers in their order.
+/// Runs all at once, on several threads, from one starting line; answers in their order.
 pub(crate) async fn together<T, F>(works: impl IntoIterator<Item = F>) -> Result<Vec<T>, Violation>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, Violation>> + Send + 'static,
 {
-    let running: Vec<_> = works.into_iter().map(tokio::spawn).collect();
+    let works: Vec<_> = works.into_iter().collect();
+    let line = Arc::new(Barrier::new(works.len()));
+    let start = |work: F| {
+        let line = line.clone();
+        tokio::spawn(async move {
+            line.wait().await;
+            work.await
+        })
+    };
+    let running: Vec<_> = works.into_iter().map(start).collect();
     let mut answers = Vec::new();
     for work in running {
         answers.push(work.await.map_err(|why| Violation::new(format!("a task died: {why}")))??);
@@ -412,4 +430,25 @@ pub(crate) fn fails<T: std::fmt::Debug>(
         Err(error) if kinds.contains(&error.kind()) => Ok(()),
         other => Err(Violation::new(format!("{what}: {other:?}, where an error of {kinds:?} was due"))),
     }
+}
+
+/// Does work while it is watched: by a watcher on another thread, and by one that has a look at each pause of the work, so that
+/// what is half done for no longer than that is seen too. Watchers return when they have looked once more after the work was done.
+pub(crate) async fn watched<F>(
+    work: impl Future<Output = crate::Verdict>,
+    watch: impl Fn(Arc<AtomicBool>) -> F,
+) -> crate::Verdict
+where
+    F: Future<Output = crate::Verdict> + Send + 'static,
+{
+    let done = Arc::new(AtomicBool::new(false));
+    let aside = tokio::spawn(watch(done.clone()));
+    let work = async {
+        let worked = work.await;
+        done.store(true, Ordering::SeqCst);
+        worked
+    };
+    let (worked, seen) = tokio::join!(work, watch(done.clone()));
+    let aside = aside.await.map_err(|why| Violation::new(format!("a watcher died: {why}")))?;
+    worked.and(seen).and(aside)
 }

@@ -93,6 +93,7 @@ macro_rules! __clauses {
                 settings_stay [store]
                 state_version [store]
                 fenced [store]
+                unapplied [store]
                 exact_pages [store]
                 large_groups [store]
                 hostile_ids [store]

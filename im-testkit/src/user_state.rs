@@ -1,6 +1,9 @@
 //! The clauses of [`UserState`](im_core::UserState).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use im_core::{
     ConversationId, DeviceId, Mark, Marked, Membership, ReadMark, RecordKind, Seq, SettingsChange,
@@ -152,17 +155,23 @@ pub async fn state_version(fixture: &dyn Fixture) -> Verdict {
     for n in 0..6 {
         let (store, alice, id) =
             (store_of(&data.node().await?)?.clone(), alice.clone(), group(&format!("g{n}"))?);
-        writers.push(tokio::spawn(async move {
+        writers.push(async move {
             for seq in 2..=12 {
                 mark_read(&store, read(&alice, &None, &id, seq)).await?;
+                tokio::task::yield_now().await;
             }
-            Ok::<_, Violation>(())
-        }));
+            Ok(())
+        });
     }
-    let seen = follow(&store, &alice, start, 6).await?;
-    for writer in writers {
-        writer.await.map_err(|why| Violation::new(format!("a writer died: {why}")))??;
-    }
+    let done = AtomicBool::new(false);
+    let work = async {
+        let written = together(writers).await;
+        done.store(true, Ordering::SeqCst);
+        written
+    };
+    let (written, seen) = tokio::join!(work, follow(&store, &alice, start, &done));
+    written?;
+    let seen = seen?;
     let due: BTreeMap<_, _> =
         (0..6).map(|n| Ok((group(&format!("g{n}"))?, mark(12)))).collect::<Result<_, Violation>>()?;
     ensure_eq!(seen, due, "what a follower of the versions saw at last");
@@ -206,18 +215,16 @@ async fn only_changes_raise(store: &StorePart, user: &UserId, id: &ConversationI
     Ok(())
 }
 
-/// Follows a user's state from a version until the marks of `count` conversations stand at 12.
+/// Follows a user's state from a version until nothing is to come any more; the marks seen last.
 async fn follow(
     store: &StorePart,
     user: &UserId,
     mut since: StateVersion,
-    count: usize,
+    done: &AtomicBool,
 ) -> Result<BTreeMap<ConversationId, Mark>, Violation> {
     let mut seen = BTreeMap::new();
-    let begun = std::time::Instant::now();
-    while seen.values().filter(|seen| **seen == mark(12)).count() < count
-        && begun.elapsed() < Duration::from_secs(20)
-    {
+    loop {
+        let ended = done.load(Ordering::SeqCst);
         let state = store.states.state(user, &None, &Some(since), 100).await?;
         let StateChanges::Since(changed) = state.changes else {
             return Err(Violation::new("all may have changed, says the state since a version just given"));
@@ -227,9 +234,11 @@ async fn follow(
             ensure!(before <= Some(read), "the state showed {before:?} before {read:?}");
         }
         since = state.version;
+        if ended {
+            return Ok(seen);
+        }
         tokio::task::yield_now().await;
     }
-    Ok(seen)
 }
 
 /// Clause 5: marks, settings and versions are there after a restart.
