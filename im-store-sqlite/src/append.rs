@@ -1,0 +1,151 @@
+//! The append: look up the keys, number, insert, all under the writer's lock.
+
+use std::{collections::HashMap, sync::Arc};
+
+use im_core::{
+    Append, AppendOutcome, ConversationId, EPOCH_GAP, Epoch, Error, ErrorKind, Floor, Found, Mark, Ordinal,
+    Receipt, Result, SendKey, Seq, Timestamp,
+};
+
+use crate::{
+    connect::Inner,
+    epochs::Epochs,
+    error::{BACKEND, other_incarnation},
+    messages::{self, NewRow},
+    writer::{Head, Writer},
+};
+
+const OPERATION: &str = "log.append";
+
+/// Appends a batch to the open epoch.
+pub(crate) async fn append(
+    inner: Arc<Inner>,
+    epoch: Epoch,
+    batch: Vec<Append>,
+) -> Result<Vec<AppendOutcome>> {
+    let mut writer = inner.writer(OPERATION).await?;
+    let epochs = inner.epochs();
+    check_epoch(&inner, &epochs, epoch)?;
+    let keys: Vec<SendKey> = batch.iter().map(Append::key).collect();
+    let known = messages::find(writer.conn(), &keys, &epochs, OPERATION).await?;
+    let mut numbering = Numbering {
+        heads: heads(&mut writer, &batch).await?,
+        epochs: &epochs,
+        now: inner.clock.now(),
+        next_id: writer.next_id(OPERATION).await?,
+        taken: HashMap::new(),
+        rows: Vec::with_capacity(batch.len()),
+    };
+    let outcomes =
+        batch.iter().zip(keys).zip(known).map(|((append, key), known)| numbering.take(append, key, known));
+    let outcomes = outcomes.collect();
+    let Numbering { heads, next_id, rows, .. } = numbering;
+    if rows.is_empty() {
+        return Ok(outcomes);
+    }
+    insert(&mut writer, &inner, &rows).await?;
+    writer.next_id = Some(next_id);
+    for (conversation, head) in heads {
+        writer.heads.insert(conversation, head);
+    }
+    inner.end.send_replace(next_id - 1);
+    Ok(outcomes)
+}
+
+fn check_epoch(inner: &Inner, epochs: &Epochs, epoch: Epoch) -> Result<()> {
+    let Some(open) = epochs.open() else {
+        return Err(Error::new(ErrorKind::OtherIncarnation, BACKEND, OPERATION, "no epoch is open"));
+    };
+    if open.epoch != epoch {
+        let message = format!("epoch {} given, {} is open", epoch.0, open.epoch.0);
+        return Err(Error::new(ErrorKind::StaleEpoch, BACKEND, OPERATION, message));
+    }
+    if open.incarnation != inner.incarnation {
+        return Err(other_incarnation(OPERATION, &open.incarnation, &inner.incarnation));
+    }
+    Ok(())
+}
+
+/// The heads of the batch's conversations, from memory where it has them.
+async fn heads(writer: &mut Writer, batch: &[Append]) -> Result<HashMap<ConversationId, Head>> {
+    let mut heads = HashMap::with_capacity(batch.len());
+    let mut missing = Vec::new();
+    for append in batch {
+        if heads.contains_key(&append.conversation) {
+            continue;
+        }
+        match writer.heads.get(&append.conversation) {
+            Some(head) => drop(heads.insert(append.conversation.clone(), head)),
+            None => missing.push(append.conversation.clone()),
+        }
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    let found = messages::heads(writer.conn(), &missing, OPERATION).await?;
+    heads.extend(missing.into_iter().zip(found).filter_map(|(id, head)| Some((id, head?))));
+    Ok(heads)
+}
+
+async fn insert(writer: &mut Writer, inner: &Inner, rows: &[NewRow]) -> Result<()> {
+    if let Some(all) = messages::insert_all(rows) {
+        return writer.run(OPERATION, inner.acked, all).await;
+    }
+    writer.begin(OPERATION, inner.acked).await?;
+    let inserted = messages::insert(writer.conn(), rows).await.map_err(crate::error::failed(OPERATION));
+    writer.end(OPERATION, inserted).await
+}
+
+/// Gives the appends of one batch their places.
+struct Numbering<'a> {
+    epochs: &'a Epochs,
+    now: Timestamp,
+    next_id: i64,
+    heads: HashMap<ConversationId, Head>,
+    /// What this batch has stored so far.
+    taken: HashMap<SendKey, Found>,
+    rows: Vec<NewRow>,
+}
+
+impl Numbering<'_> {
+    fn take(&mut self, append: &Append, key: SendKey, known: Option<Found>) -> AppendOutcome {
+        if let Some(found) = known.or_else(|| self.taken.get(&key).copied()) {
+            let same = found.hash == append.hash;
+            return if same { AppendOutcome::Duplicate(found.receipt) } else { AppendOutcome::Conflict };
+        }
+        let (mark, earliest, hole_after) = self.place(append);
+        let (id, created_at) = (self.next_id, self.now.max(earliest));
+        let record = Arc::new(append.at(mark, created_at, hole_after));
+        let receipt = Receipt { mark, position: self.epochs.position(id), created_at };
+        self.next_id += 1;
+        self.rows.push(NewRow { id, record, foreign: None });
+        self.heads.insert(append.conversation.clone(), Head { id, mark, created_at });
+        self.taken.insert(key, Found { receipt, hash: append.hash });
+        AppendOutcome::Appended(receipt)
+    }
+
+    /// Where the next record of a conversation goes: its mark, the earliest time it may bear, the hole it declares.
+    ///
+    /// The log is also the store, so it knows every head by itself; a caller's floor can only raise it.
+    fn place(&self, append: &Append) -> (Mark, Timestamp, Option<Seq>) {
+        let counts = u64::from(append.kind.counts());
+        let next = |mark: Mark, step: u64| Mark {
+            seq: Seq(mark.seq.0 + step),
+            ordinal: Ordinal(mark.ordinal.0 + counts),
+        };
+        let open = self.epochs.open();
+        let head = self.heads.get(&append.conversation);
+        if let Some(head) = head.filter(|head| open.is_some_and(|open| open.first_id <= head.id)) {
+            return (next(head.mark, 1), head.created_at, None);
+        }
+        let own = head.map_or(Floor { direct: true, ..Floor::default() }, |head| Floor {
+            mark: head.mark,
+            created_at: head.created_at,
+            direct: false,
+        });
+        let floor = append.floor.map_or(own, |floor| floor.max(own));
+        if floor.direct && open.is_some_and(|open| self.epochs.is_first(open.epoch)) {
+            return (next(floor.mark, 1), floor.created_at, None);
+        }
+        (next(floor.mark, EPOCH_GAP), floor.created_at, Some(floor.mark.seq))
+    }
+}

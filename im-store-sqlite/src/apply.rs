@@ -1,0 +1,149 @@
+//! What another log's records become here: the store below a log that is not this file.
+//!
+//! Records of the file's own log are there already; then only the checkpoint moves.
+
+use std::{collections::HashMap, sync::Arc};
+
+use im_core::{
+    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Record, Result, SendKey, Seq,
+    UserId,
+};
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+use crate::{
+    checkpoints::{self, Of},
+    connect::Inner,
+    epochs::Epochs,
+    error::{BACKEND, failed, other_incarnation},
+    messages::{self, NewRow},
+    rows::{Columns, number},
+    store_epochs,
+    values::{MOST_ROWS, Values},
+    writer::Writer,
+};
+
+const OPERATION: &str = "store.apply";
+
+/// Takes a batch and moves the checkpoint.
+pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
+    let lineage = &batch.checkpoint.lineage;
+    if lineage.store != inner.incarnation {
+        return Err(other_incarnation(OPERATION, &lineage.store, &inner.incarnation));
+    }
+    let mut writer = inner.writer(OPERATION).await?;
+    store_epochs::fence(writer.conn(), &lineage.log, OPERATION).await?;
+    let new = new_records(writer.conn(), &batch.records, &inner.epochs()).await?;
+    let next_id = writer.next_id(OPERATION).await?;
+    let rows: Vec<_> = (next_id..)
+        .zip(new)
+        .map(|(id, LogRecord { position, record })| NewRow {
+            id,
+            record,
+            foreign: Some((i64::from(batch.partition.0), position)),
+        })
+        .collect();
+    // The other log may trim what the checkpoint says is here: so it must be on the disk.
+    writer.begin(OPERATION, inner.acked).await?;
+    let written = write(&mut writer, &rows, &batch).await.map_err(failed(OPERATION));
+    writer.end(OPERATION, written).await?;
+    writer.next_id = Some(next_id + rows.len() as i64);
+    Ok(())
+}
+
+async fn write(writer: &mut Writer, rows: &[NewRow], batch: &Batch) -> sqlx::Result<()> {
+    messages::insert(writer.conn(), rows).await?;
+    checkpoints::store(writer.conn(), Of::Store, batch.partition, &batch.checkpoint).await
+}
+
+/// What tells one record from another at the same place or with the same key.
+#[derive(PartialEq, Eq, Clone)]
+struct Identity {
+    seq: Seq,
+    key: SendKey,
+    hash: ContentHash,
+}
+
+impl Identity {
+    fn of(record: &Record) -> Self {
+        Self { seq: record.seq, key: record.key(), hash: record.hash }
+    }
+}
+
+/// The records that are not there yet; an error where a place or a key belongs to another record. A batch may repeat or
+/// contradict itself, too.
+async fn new_records(
+    conn: &mut SqliteConnection,
+    records: &[LogRecord],
+    epochs: &Epochs,
+) -> Result<Vec<LogRecord>> {
+    let mut places = stored_places(conn, records).await?;
+    let mut keys = stored_keys(conn, records, epochs).await?;
+    let mut new = Vec::new();
+    for candidate in records {
+        let record = &candidate.record;
+        let identity = Identity::of(record);
+        let place = (record.conversation.clone(), record.seq);
+        match places.get(&place) {
+            Some(there) if *there == identity => continue,
+            Some(there) => return Err(diverged(record, there.seq)),
+            None => {}
+        }
+        if let Some(there) = keys.get(&identity.key) {
+            return Err(diverged(record, *there));
+        }
+        keys.insert(identity.key.clone(), record.seq);
+        places.insert(place, identity);
+        new.push(candidate.clone());
+    }
+    Ok(new)
+}
+
+fn diverged(record: &Record, there: Seq) -> Error {
+    let message =
+        format!("{:?} came for {}, but stands otherwise at {}", record.key(), record.seq.0, there.0);
+    Error::new(ErrorKind::Diverged, BACKEND, OPERATION, message)
+}
+
+static PLACES: Values = Values::new(
+    "SELECT m.conversation_id, m.sequence_id, m.send_from, m.client_msg_id, m.content_hash FROM",
+    2,
+    "v CROSS JOIN timelines t ON t.conversation_id = v.column1 AND t.sequence_id = v.column2 AND t.main_user = '' \
+     AND t.device = '' CROSS JOIN messages m ON m.id = t.message",
+);
+
+/// What stands at the places of these records.
+async fn stored_places(
+    conn: &mut SqliteConnection,
+    records: &[LogRecord],
+) -> Result<HashMap<(ConversationId, Seq), Identity>> {
+    let mut places = HashMap::new();
+    for chunk in records.chunks(MOST_ROWS) {
+        let mut query = sqlx::query(AssertSqlSafe(PLACES.sql(chunk.len())));
+        for LogRecord { record, .. } in chunk {
+            query = query.bind(Arc::<str>::from(record.conversation.clone())).bind(number(record.seq.0));
+        }
+        for row in query.fetch_all(&mut *conn).await.map_err(failed(OPERATION))? {
+            let columns = Columns::new(&row, 0, OPERATION);
+            let (conversation, seq) = (columns.parse(0, ConversationId::new)?, Seq(columns.int(1)?.unsigned_abs()));
+            let key = SendKey {
+                conversation: conversation.clone(),
+                sender: columns.parse(2, UserId::sender)?,
+                client_msg_id: columns.parse(3, ClientMsgId::new)?,
+            };
+            let hash = ContentHash(columns.int(4)?.cast_unsigned());
+            places.insert((conversation, seq), Identity { seq, key, hash });
+        }
+    }
+    Ok(places)
+}
+
+/// Where the send keys of these records stand.
+async fn stored_keys(
+    conn: &mut SqliteConnection,
+    records: &[LogRecord],
+    epochs: &Epochs,
+) -> Result<HashMap<SendKey, Seq>> {
+    let keys: Vec<_> = records.iter().map(|candidate| candidate.record.key()).collect();
+    let found = messages::find(conn, &keys, epochs, OPERATION).await?;
+    Ok(keys.into_iter().zip(found).filter_map(|(key, found)| Some((key, found?.receipt.mark.seq))).collect())
+}

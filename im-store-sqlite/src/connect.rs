@@ -1,0 +1,281 @@
+//! Opening a file, and what all parts on it share.
+
+use std::{
+    collections::HashMap,
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use im_core::{
+    Clock, Durability, Error, ErrorKind, Incarnation, NodeId, Outcome, Parts, Result, Timestamp,
+    memory::{Memory, MemoryNotifier, MemoryPresence},
+};
+use sqlx::{
+    ConnectOptions, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
+};
+use tokio::sync::{MappedMutexGuard, MutexGuard, watch};
+
+use crate::{
+    SqliteBuilder, SqliteInbox, SqliteLog, SqliteStore,
+    epochs::Epochs,
+    error::{BACKEND, failed, io_failed},
+    expire::Pass,
+    schema,
+    writer::{Sync, Writer},
+};
+
+const OPERATION: &str = "open";
+
+/// How many conversations' heads are kept in memory.
+const HEADS: usize = 100_000;
+/// How many users' inbox ends are kept in memory.
+const ENDS: usize = 100_000;
+
+/// All five parts on one file. Cheap to clone; the file is closed when all handles are gone.
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    inner: Arc<Inner>,
+    presence: MemoryPresence,
+    notifier: MemoryNotifier,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    writer: tokio::sync::Mutex<Option<Writer>>,
+    readers: SqlitePool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) expiry: Duration,
+    pub(crate) durability: Durability,
+    /// What an acked write waits for.
+    pub(crate) acked: Sync,
+    pub(crate) incarnation: Incarnation,
+    epochs: RwLock<Arc<Epochs>>,
+    /// The id of the log's last record.
+    pub(crate) end: watch::Sender<i64>,
+    pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
+    pub(crate) pass: tokio::sync::Mutex<Pass>,
+    /// Held as long as the file is open; the operating system lets go of it when the process dies.
+    _lock: File,
+}
+
+impl Sqlite {
+    /// Opens a file with the defaults of [`SqliteBuilder`], or creates it.
+    ///
+    /// # Errors
+    /// See [`SqliteBuilder::open`].
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(path).open().await
+    }
+
+    /// A file to be opened. Beside it lie `-wal` and `-shm` files while it is open, and an empty `.lock` file.
+    #[must_use]
+    pub fn builder(path: impl AsRef<Path>) -> SqliteBuilder {
+        SqliteBuilder::new(path.as_ref())
+    }
+
+    pub(crate) async fn connect(config: SqliteBuilder) -> Result<Self> {
+        let memory =
+            Memory::builder().presence_ttl(config.presence_ttl).clock(config.clock.clone()).build();
+        let inner = Arc::new(Inner::open(config).await?);
+        Ok(Self { inner, presence: memory.presence(), notifier: memory.notifier() })
+    }
+
+    /// The log with its leases.
+    #[must_use]
+    pub fn log(&self) -> SqliteLog {
+        SqliteLog(self.inner.clone())
+    }
+
+    /// The store with conversations and user state.
+    #[must_use]
+    pub fn store(&self) -> SqliteStore {
+        SqliteStore(self.inner.clone())
+    }
+
+    /// The inbox.
+    #[must_use]
+    pub fn inbox(&self) -> SqliteInbox {
+        SqliteInbox(self.inner.clone())
+    }
+
+    /// The presence, in memory.
+    #[must_use]
+    pub fn presence(&self) -> MemoryPresence {
+        self.presence.clone()
+    }
+
+    /// The notifier, in memory.
+    #[must_use]
+    pub fn notifier(&self) -> MemoryNotifier {
+        self.notifier.clone()
+    }
+
+    /// Closes the file for all handles; then a copy of it is whole. Whatever is asked of it later is
+    /// [`Unavailable`](ErrorKind::Unavailable).
+    ///
+    /// # Errors
+    /// When the file could not be closed in order; the next opening mends that.
+    pub async fn close(&self) -> Result<()> {
+        let writer = self.inner.writer.lock().await.take();
+        self.inner.readers.close().await;
+        match writer {
+            Some(writer) => writer.close().await.map_err(failed("close")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    async fn open(config: SqliteBuilder) -> Result<Self> {
+        let path = std::path::absolute(&config.path).map_err(|error| io_failed(OPERATION, error))?;
+        let lock = lock(&path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .foreign_keys(false)
+            .busy_timeout(Duration::from_secs(5))
+            .row_buffer_size(1024);
+        let mut conn = connect_writer(&options, config.cache_bytes).await?;
+        schema::migrate(&mut conn).await?;
+        let incarnation = incarnation(&mut conn, config.restored).await?;
+        let epochs = Epochs::load(&mut conn).await?;
+        let end = epochs.end(&mut conn).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(config.readers)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(
+                options
+                    .pragma("query_only", "ON")
+                    .pragma("cache_size", cache_size(config.cache_bytes / 16)),
+            );
+        let (durability, acked) = if config.survives_power_failure {
+            (Durability::Synced, Sync::Full)
+        } else {
+            (Durability::Buffered, Sync::Normal)
+        };
+        Ok(Self {
+            writer: tokio::sync::Mutex::new(Some(Writer::new(conn, HEADS, ENDS))),
+            readers,
+            clock: config.clock,
+            expiry: config.expiry,
+            durability,
+            acked,
+            incarnation,
+            epochs: RwLock::new(Arc::new(epochs)),
+            end: watch::Sender::new(end),
+            leases: Mutex::default(),
+            pass: tokio::sync::Mutex::default(),
+            _lock: lock,
+        })
+    }
+
+    /// The writer, when it is our turn.
+    pub(crate) async fn writer(&self, operation: &'static str) -> Result<MappedMutexGuard<'_, Writer>> {
+        MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| {
+            Error::new(ErrorKind::Unavailable, BACKEND, operation, "the file was closed")
+                .with_outcome(Outcome::NotDone)
+        })
+    }
+
+    /// Connections to read with.
+    pub(crate) fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// The epochs of the own log.
+    pub(crate) fn epochs(&self) -> Arc<Epochs> {
+        self.epochs.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_epochs(&self, epochs: Epochs) {
+        *self.epochs.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(epochs);
+    }
+}
+
+/// Runs what must not stop half-way in a task of its own, so that a caller that goes away leaves nothing half done.
+pub(crate) async fn detached<T: Send + 'static>(
+    operation: &'static str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, "the runtime is shutting down")
+            .with_source(error))
+    })
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(PathBuf::from(name))
+        .map_err(|error| io_failed(OPERATION, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another process has {} open", path.display());
+            Err(Error::new(ErrorKind::InUse, BACKEND, OPERATION, message))
+        }
+        Err(TryLockError::Error(error)) => Err(io_failed(OPERATION, error)),
+    }
+}
+
+/// A negative number is kibibytes: <https://www.sqlite.org/pragma.html#pragma_cache_size>
+fn cache_size(bytes: usize) -> String {
+    format!("-{}", (bytes >> 10).max(1024))
+}
+
+async fn connect_writer(options: &SqliteConnectOptions, cache_bytes: usize) -> Result<SqliteConnection> {
+    options
+        .clone()
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .pragma("cache_size", cache_size(cache_bytes))
+        // A statement's undo journal goes to memory, not to a temporary file.
+        .pragma("temp_store", "MEMORY")
+        .connect()
+        .await
+        .map_err(failed(OPERATION))
+}
+
+async fn incarnation(conn: &mut SqliteConnection, restored: bool) -> Result<Incarnation> {
+    let kept: Option<String> = sqlx::query_scalar("SELECT incarnation FROM meta")
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(failed(OPERATION))?;
+    if let Some(name) = kept.filter(|_| !restored) {
+        return Ok(Incarnation::new(name));
+    }
+    let name = uuid::Uuid::new_v4().simple().to_string();
+    sqlx::query("INSERT INTO meta VALUES (1, ?) ON CONFLICT DO UPDATE SET incarnation = excluded.incarnation")
+        .bind(&name)
+        .execute(conn)
+        .await
+        .map_err(failed(OPERATION))?;
+    Ok(Incarnation::new(name))
+}
+
+impl From<&Sqlite> for Parts {
+    fn from(sqlite: &Sqlite) -> Self {
+        Self {
+            log: Some(sqlite.log().into()),
+            store: Some(sqlite.store().into()),
+            inbox: Some(Arc::new(sqlite.inbox())),
+            presence: Some(Arc::new(sqlite.presence())),
+            notifier: Some(Arc::new(sqlite.notifier())),
+        }
+    }
+}
+
+impl From<Sqlite> for Parts {
+    fn from(sqlite: Sqlite) -> Self {
+        Self::from(&sqlite)
+    }
+}

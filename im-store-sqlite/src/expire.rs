@@ -1,0 +1,175 @@
+//! Expiry: inbox entries are kept for a time from their delivery on.
+//!
+//! Entries carry no time. Each span of time notes the lowest and the highest id that were delivered in it; what lies below
+//! everything that was delivered lately is expired, whatever its own span.
+
+use std::{sync::Arc, time::Duration};
+
+use im_core::{Result, UserId};
+use sqlx::{AssertSqlSafe, SqliteConnection};
+
+use crate::{
+    connect::Inner,
+    error::failed,
+    rows::{Columns, limit},
+    values::{MOST_ROWS, Values},
+    writer::Sync,
+};
+
+const OPERATION: &str = "inbox.expire";
+
+/// A walk over all inboxes.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    /// What it removes: spans that began before a time, and the highest id of which all entries are expired; none between
+    /// two walks.
+    goal: Option<(i64, i64)>,
+    /// The inboxes from here on are still to be seen.
+    from: String,
+}
+
+/// The length of a span of time: so many of them in an expiry.
+fn span(expiry: Duration) -> i64 {
+    i64::try_from(expiry.as_millis() / 4096).unwrap_or(i64::MAX).max(1)
+}
+
+/// Notes what is delivered now.
+pub(crate) async fn note(
+    conn: &mut SqliteConnection,
+    inner: &Inner,
+    lowest: i64,
+    highest: i64,
+) -> sqlx::Result<()> {
+    let span = span(inner.expiry);
+    sqlx::query(
+        "INSERT INTO inbox_deliveries (delivered_at, lowest, highest) VALUES (?, ?, ?) \
+         ON CONFLICT DO UPDATE SET lowest = min(lowest, excluded.lowest), highest = max(highest, excluded.highest)",
+    )
+    .bind(inner.clock.now().0.div_euclid(span) * span)
+    .bind(lowest)
+    .bind(highest)
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Removes about `max` expired entries; whether there may be more.
+pub(crate) async fn expire(inner: Arc<Inner>, max: usize) -> Result<bool> {
+    let mut pass = inner.pass.lock().await;
+    if pass.goal.is_none() {
+        // A span that began before this ended before the expiry.
+        let before = inner.clock.now().minus(inner.expiry).0.saturating_sub(span(inner.expiry));
+        pass.goal = highest_expired(&inner, before).await?.map(|highest| (before, highest));
+    }
+    let Some((before, highest)) = pass.goal else { return Ok(false) };
+    let (expired, next) = find(&inner, &pass.from, highest, max).await?;
+    remove(&inner, &expired).await?;
+    match next {
+        Some(next) => {
+            pass.from = next;
+            Ok(true)
+        }
+        None => {
+            forget_spans(&inner, before, highest).await?;
+            *pass = Pass::default();
+            Ok(false)
+        }
+    }
+}
+
+/// The highest id of which all entries are expired; none if there is none.
+async fn highest_expired(inner: &Inner, before: i64) -> Result<Option<i64>> {
+    let highest: Option<i64> = sqlx::query_scalar(
+        "SELECT min(coalesce((SELECT min(lowest) - 1 FROM inbox_deliveries WHERE delivered_at >= ?1), max(highest)), \
+         max(highest)) FROM inbox_deliveries WHERE delivered_at < ?1",
+    )
+    .bind(before)
+    .fetch_one(inner.readers())
+    .await
+    .map_err(failed(OPERATION))?;
+    Ok(highest)
+}
+
+/// Walks over the users from `from` on, each found by one seek, and their expired entries: each user with its last one, and
+/// where to go on.
+async fn find(
+    inner: &Inner,
+    from: &str,
+    highest: i64,
+    max: usize,
+) -> Result<(Vec<(UserId, i64)>, Option<String>)> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE users (id) AS (SELECT min(user_id) FROM inbox WHERE user_id >= ?1 UNION ALL \
+         SELECT (SELECT min(user_id) FROM inbox WHERE user_id > users.id) FROM users WHERE users.id IS NOT NULL) \
+         SELECT users.id, i.message FROM users LEFT JOIN inbox i ON i.user_id = users.id AND i.message <= ?2 \
+         WHERE users.id IS NOT NULL LIMIT ?3",
+    )
+    .bind(from)
+    .bind(highest)
+    .bind(limit(max))
+    .fetch_all(inner.readers())
+    .await
+    .map_err(failed(OPERATION))?;
+    let mut expired: Vec<(UserId, i64)> = Vec::new();
+    let mut next = None;
+    for row in &rows {
+        let columns = Columns::new(row, 0, OPERATION);
+        let (user, message) = (columns.parse(0, UserId::new)?, columns.optional_int(1)?);
+        // One with entries may have more; behind one without, nul leads to the next id, since no id has it.
+        next = Some(format!("{user}{}", if message.is_some() { "" } else { "\0" }));
+        match (expired.last_mut(), message) {
+            (Some((last, highest)), Some(message)) if *last == user => *highest = message.max(*highest),
+            (_, Some(message)) => expired.push((user, message)),
+            (_, None) => {}
+        }
+    }
+    Ok((expired, next.filter(|_| rows.len() == max)))
+}
+
+static MARK: Values = Values::new(
+    "INSERT INTO inbox_expired (user_id, message) SELECT * FROM",
+    2,
+    "WHERE column1 IS NOT NULL ON CONFLICT DO UPDATE SET message = max(message, excluded.message)",
+);
+
+static REMOVE: Values = Values::new(
+    "DELETE FROM inbox WHERE (user_id, message) IN (SELECT i.user_id, i.message FROM",
+    2,
+    "v CROSS JOIN inbox i ON i.user_id = v.column1 AND i.message <= v.column2)",
+);
+
+async fn remove(inner: &Inner, expired: &[(UserId, i64)]) -> Result<()> {
+    if expired.is_empty() {
+        return Ok(());
+    }
+    let mut writer = inner.writer(OPERATION).await?;
+    writer.begin(OPERATION, Sync::Normal).await?;
+    let removed = write(writer.conn(), expired).await.map_err(failed(OPERATION));
+    writer.end(OPERATION, removed).await
+}
+
+async fn write(conn: &mut SqliteConnection, expired: &[(UserId, i64)]) -> sqlx::Result<()> {
+    for chunk in expired.chunks(MOST_ROWS) {
+        for statement in [&MARK, &REMOVE] {
+            let mut query = sqlx::query(AssertSqlSafe(statement.sql(chunk.len())));
+            for (user, message) in chunk {
+                query = query.bind(Arc::<str>::from(user.clone())).bind(*message);
+            }
+            query.execute(&mut *conn).await?;
+        }
+    }
+    Ok(())
+}
+
+/// After a whole walk nothing is left of what these spans delivered.
+async fn forget_spans(inner: &Inner, before: i64, highest: i64) -> Result<()> {
+    let mut writer = inner.writer(OPERATION).await?;
+    writer.begin(OPERATION, Sync::Normal).await?;
+    let forgotten = sqlx::query("DELETE FROM inbox_deliveries WHERE delivered_at < ? AND highest <= ?")
+        .bind(before)
+        .bind(highest)
+        .execute(writer.conn())
+        .await
+        .map_err(failed(OPERATION));
+    writer.end(OPERATION, forgotten).await.map(drop)
+}

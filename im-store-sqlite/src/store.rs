@@ -1,0 +1,215 @@
+//! The store: timelines for ever.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use im_core::{
+    Batch, Checkpoint, ConversationId, Direction, Epoch, Found, History, HistoryQuery, Incarnation,
+    LogRecord, Mark, MessageStore, Partition, Position, Record, Result, SendKey, Seq, StoreInfo, StorePart,
+};
+use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
+
+use crate::{
+    apply,
+    checkpoints::{self, Of},
+    connect::{Inner, detached},
+    error::{BACKEND, failed},
+    messages,
+    rows::{Columns, limit, number, record_columns},
+    store_epochs,
+    values::{MOST_ROWS, Values},
+};
+
+/// The most records of one page.
+const MOST_RECORDS: usize = 10_000;
+
+/// The store part: [`MessageStore`], [`ConversationStore`](im_core::ConversationStore) and
+/// [`UserState`](im_core::UserState).
+#[derive(Debug, Clone)]
+pub struct SqliteStore(pub(crate) Arc<Inner>);
+
+impl From<SqliteStore> for StorePart {
+    fn from(store: SqliteStore) -> Self {
+        let store = Arc::new(store);
+        Self { messages: store.clone(), conversations: store.clone(), states: store }
+    }
+}
+
+static GET: Values = Values::new(
+    concat!("SELECT v.column1, ", record_columns!(), " FROM"),
+    3,
+    "v CROSS JOIN timelines t ON t.conversation_id = v.column2 AND t.sequence_id = v.column3 AND t.main_user = '' \
+     AND t.device = '' CROSS JOIN messages m ON m.id = t.message",
+);
+
+static LAST: Values = Values::new(
+    concat!("SELECT v.column1, ", record_columns!(), " FROM"),
+    2,
+    "v CROSS JOIN timelines t ON t.conversation_id = v.column2 AND t.main_user = '' AND t.device = '' AND t.sequence_id = \
+     (SELECT max(sequence_id) FROM timelines WHERE conversation_id = v.column2 AND sequence_id < 9223372036854775807) \
+     CROSS JOIN messages m ON m.id = t.message",
+);
+
+impl SqliteStore {
+    /// Puts the records of rows, each behind its index, in their places.
+    fn place(rows: &[SqliteRow], records: &mut [Option<Arc<Record>>], operation: &'static str) -> Result<()> {
+        for row in rows {
+            let index = Columns::new(row, 0, operation).int(0)?;
+            records[index as usize] = Some(Arc::new(Columns::new(row, 1, operation).record()?));
+        }
+        Ok(())
+    }
+
+    async fn head(&self, conversation: &ConversationId, operation: &'static str) -> Result<Mark> {
+        let row = sqlx::query(
+            "SELECT sequence_id, ordinal FROM timelines WHERE conversation_id = ? AND sequence_id < 9223372036854775807 \
+             ORDER BY sequence_id DESC LIMIT 1",
+        )
+        .bind(conversation.as_str())
+        .fetch_optional(self.0.readers())
+        .await
+        .map_err(failed(operation))?;
+        row.map_or(Ok(Mark::default()), |row| Columns::new(&row, 0, operation).mark(0))
+    }
+
+    async fn range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
+        let sql = match query.direction {
+            Direction::Forward => concat!(
+                "SELECT ",
+                record_columns!(),
+                " FROM timelines t CROSS JOIN messages m ON m.id = t.message \
+                 WHERE t.conversation_id = ? AND t.sequence_id BETWEEN ? AND ? ORDER BY t.sequence_id LIMIT ?"
+            ),
+            Direction::Backward => concat!(
+                "SELECT ",
+                record_columns!(),
+                " FROM timelines t CROSS JOIN messages m ON m.id = t.message \
+                 WHERE t.conversation_id = ? AND t.sequence_id BETWEEN ? AND ? ORDER BY t.sequence_id DESC LIMIT ?"
+            ),
+        };
+        let rows = sqlx::query(sql)
+            .bind(query.conversation.as_str())
+            .bind(number(query.from.0))
+            .bind(number(to.0))
+            .bind(limit(wanted))
+            .fetch_all(self.0.readers())
+            .await
+            .map_err(failed("store.history"))?;
+        rows.iter().map(|row| Columns::new(row, 0, "store.history").record().map(Arc::new)).collect()
+    }
+}
+
+#[async_trait]
+impl MessageStore for SqliteStore {
+    async fn info(&self) -> Result<StoreInfo> {
+        Ok(StoreInfo {
+            backend: BACKEND,
+            durability: self.0.durability,
+            incarnation: self.0.incarnation.clone(),
+            loss_window: Duration::ZERO,
+            first_epoch: store_epochs::first(self.0.readers()).await?,
+        })
+    }
+
+    async fn open_epoch(&self, log: &Incarnation) -> Result<Epoch> {
+        detached("store.open_epoch", store_epochs::open(self.0.clone(), log.clone())).await
+    }
+
+    async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
+        checkpoints::load(self.0.readers(), Of::Store, partition, "store.checkpoint").await
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<()> {
+        detached("store.apply", apply::apply(self.0.clone(), batch.clone())).await
+    }
+
+    async fn history(&self, query: &HistoryQuery) -> Result<History> {
+        // The head first: it only rises, so what is asked for below it is there.
+        let head = self.head(&query.conversation, "store.history").await?;
+        let to = query.to.unwrap_or(head.seq);
+        if to > head.seq {
+            return Ok(History::Behind { head });
+        }
+        let max = query.max.clamp(1, MOST_RECORDS);
+        let mut records = self.range(query, to, max + 1).await?;
+        let more = records.len() > max;
+        records.truncate(max);
+        if query.direction == Direction::Backward {
+            records.reverse();
+        }
+        Ok(History::Page { records, more })
+    }
+
+    async fn get(&self, places: &[(ConversationId, Seq)]) -> Result<Vec<Option<Arc<Record>>>> {
+        let operation = "store.get";
+        let mut records = vec![None; places.len()];
+        for (chunk, records) in places.chunks(MOST_ROWS).zip(records.chunks_mut(MOST_ROWS)) {
+            let mut query = sqlx::query(AssertSqlSafe(GET.sql(chunk.len())));
+            for (index, (conversation, seq)) in chunk.iter().enumerate() {
+                query = query
+                    .bind(index as i64)
+                    .bind(Arc::<str>::from(conversation.clone()))
+                    .bind(number(seq.0));
+            }
+            let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
+            Self::place(&rows, records, operation)?;
+        }
+        Ok(records)
+    }
+
+    async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {
+        let operation = "store.find";
+        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        messages::find(&mut conn, keys, &self.0.epochs(), operation).await
+    }
+
+    async fn last(&self, conversations: &[ConversationId]) -> Result<Vec<Option<Arc<Record>>>> {
+        let operation = "store.last";
+        let mut records = vec![None; conversations.len()];
+        for (chunk, records) in conversations.chunks(MOST_ROWS).zip(records.chunks_mut(MOST_ROWS)) {
+            let mut query = sqlx::query(AssertSqlSafe(LAST.sql(chunk.len())));
+            for (index, id) in chunk.iter().enumerate() {
+                query = query.bind(index as i64).bind(Arc::<str>::from(id.clone()));
+            }
+            let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
+            Self::place(&rows, records, operation)?;
+        }
+        Ok(records)
+    }
+
+    async fn above(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<LogRecord>> {
+        let operation = "store.above";
+        let (epochs, max) = (self.0.epochs(), max.min(MOST_RECORDS));
+        let mut rows = sqlx::query(concat!(
+            "SELECT ",
+            record_columns!(),
+            " FROM messages m WHERE m.log_partition = ? AND (m.log_epoch, m.log_offset) > (?, ?) \
+             ORDER BY m.log_epoch, m.log_offset LIMIT ?"
+        ))
+        .bind(partition.0)
+        .bind(after.epoch.0)
+        .bind(number(after.offset))
+        .bind(limit(max))
+        .fetch_all(self.0.readers())
+        .await
+        .map_err(failed(operation))?;
+        if partition == Partition(0) && !epochs.is_empty() {
+            let own = sqlx::query(concat!(
+                "SELECT ",
+                record_columns!(),
+                " FROM messages m WHERE m.id > ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
+            ))
+            .bind(epochs.id_at(after))
+            .bind(limit(max))
+            .fetch_all(self.0.readers())
+            .await
+            .map_err(failed(operation))?;
+            rows.extend(own);
+        }
+        let records = rows.iter().map(|row| Columns::new(row, 0, operation).log_record(&epochs));
+        let mut records = records.collect::<Result<Vec<_>>>()?;
+        records.sort_by_key(|record| record.position);
+        records.truncate(max);
+        Ok(records)
+    }
+}

@@ -1,0 +1,139 @@
+//! The one connection that writes.
+//!
+//! SQLite takes one writer at a time. All writing goes through one connection behind a fair lock, so nothing ever waits for
+//! SQLite's own lock, and the connection's page cache stays warm: a second one would empty it with each of its commits.
+
+use im_core::{ConversationId, Mark, Result, Timestamp, UserId};
+use sqlx::{Connection, SqliteConnection};
+
+use crate::{cache::Cache, error::failed, rows::Statement};
+
+/// A conversation's last record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) id: i64,
+    pub(crate) mark: Mark,
+    pub(crate) created_at: Timestamp,
+}
+
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// That the disk has it (`synchronous=FULL`): nothing replays it.
+    Full,
+    /// Nothing: a crash of the operating system may undo it, and the log replays it (`synchronous=NORMAL`).
+    Normal,
+}
+
+/// The writing connection and what is known about the file only because nobody else writes.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    conn: SqliteConnection,
+    /// What `PRAGMA synchronous` stands at.
+    sync: Option<Sync>,
+    /// A transaction was begun and not ended: its task was dropped or it failed.
+    is_open: bool,
+    /// The last record of each conversation.
+    pub(crate) heads: Cache<ConversationId, Head>,
+    /// The newest entry of each user's inbox, or the newest expired one; 0 where there is none.
+    pub(crate) ends: Cache<UserId, i64>,
+    /// The id of the next message; none while it has to be read from the file.
+    pub(crate) next_id: Option<i64>,
+}
+
+impl Writer {
+    pub(crate) fn new(conn: SqliteConnection, heads: usize, ends: usize) -> Self {
+        let (heads, ends) = (Cache::new(heads), Cache::new(ends));
+        Self { conn, sync: None, is_open: false, heads, ends, next_id: None }
+    }
+
+    /// The connection, to read what the writer has written.
+    pub(crate) fn conn(&mut self) -> &mut SqliteConnection {
+        &mut self.conn
+    }
+
+    /// Begins a transaction.
+    pub(crate) async fn begin(&mut self, operation: &'static str, sync: Sync) -> Result<()> {
+        self.prepare(sync).await.map_err(failed(operation))?;
+        self.is_open = true;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.conn).await.map_err(failed(operation))?;
+        Ok(())
+    }
+
+    /// Commits what went well, undoes what failed.
+    pub(crate) async fn end<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
+        let result = match result {
+            Ok(value) => match sqlx::query("COMMIT").execute(&mut self.conn).await {
+                Ok(_) => Ok(value),
+                Err(error) => Err(failed(operation)(error)),
+            },
+            Err(error) => Err(error),
+        };
+        self.settle(result.is_ok()).await;
+        result
+    }
+
+    /// Runs a whole transaction that one text holds, from BEGIN to COMMIT: one hop to SQLite's thread.
+    pub(crate) async fn run(
+        &mut self,
+        operation: &'static str,
+        sync: Sync,
+        transaction: Statement<'_>,
+    ) -> Result<()> {
+        self.prepare(sync).await.map_err(failed(operation))?;
+        self.is_open = true;
+        let result = transaction.execute(&mut self.conn).await;
+        self.settle(result.is_ok()).await;
+        result.map(drop).map_err(failed(operation))
+    }
+
+    async fn settle(&mut self, is_committed: bool) {
+        if !is_committed {
+            self.forget();
+            // SQLite has rolled back already after some failures, and then says so.
+            sqlx::query("ROLLBACK").execute(&mut self.conn).await.ok();
+        }
+        self.is_open = false;
+    }
+
+    async fn prepare(&mut self, sync: Sync) -> sqlx::Result<()> {
+        if self.is_open {
+            self.settle(false).await;
+        }
+        if self.sync != Some(sync) {
+            // This pragma acts while it is prepared: a cached statement would do nothing.
+            let pragma = match sync {
+                Sync::Full => "PRAGMA synchronous = FULL",
+                Sync::Normal => "PRAGMA synchronous = NORMAL",
+            };
+            sqlx::query(pragma).persistent(false).execute(&mut self.conn).await?;
+            self.sync = Some(sync);
+        }
+        Ok(())
+    }
+
+    /// After a failure nobody knows whether the file is as we thought.
+    fn forget(&mut self) {
+        self.heads.clear();
+        self.ends.clear();
+        self.next_id = None;
+    }
+
+    /// The id of the next message.
+    pub(crate) async fn next_id(&mut self, operation: &'static str) -> Result<i64> {
+        if let Some(next) = self.next_id {
+            return Ok(next);
+        }
+        let next = sqlx::query_scalar("SELECT coalesce(max(id), 0) + 1 FROM messages")
+            .fetch_one(&mut self.conn)
+            .await
+            .map_err(failed(operation))?;
+        self.next_id = Some(next);
+        Ok(next)
+    }
+
+    /// Empties the cache of statements and closes the connection.
+    pub(crate) async fn close(self) -> sqlx::Result<()> {
+        self.conn.close().await
+    }
+}

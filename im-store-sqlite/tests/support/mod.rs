@@ -1,0 +1,98 @@
+//! A file per test, with a clock that the test sets.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use im_core::{Parts, Timestamp};
+use im_store_sqlite::{Sqlite, SqliteBuilder};
+use im_testkit::{Data, Fixture, ManualClock, Part, Violation};
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+
+#[derive(Debug, Clone, Copy)]
+pub struct SqliteFixture;
+
+#[derive(Debug)]
+struct File {
+    folder: TempDir,
+    clock: ManualClock,
+    open: Mutex<Sqlite>,
+}
+
+#[async_trait]
+impl Fixture for SqliteFixture {
+    async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
+        let folder = tempfile::tempdir().map_err(wrong)?;
+        let clock = ManualClock::starting_at(Timestamp(1_800_000_000_000));
+        let open = builder(folder.path().join("chat.db"), &clock).open().await.map_err(wrong)?;
+        Ok(Box::new(File { folder, clock, open: Mutex::new(open) }))
+    }
+}
+
+fn builder(path: PathBuf, clock: &ManualClock) -> SqliteBuilder {
+    Sqlite::builder(path).expiry(Duration::from_secs(3600)).clock(Arc::new(clock.clone()))
+}
+
+fn wrong(why: impl std::fmt::Display) -> Violation {
+    Violation::new(why.to_string())
+}
+
+impl File {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn open(&self) -> Sqlite {
+        self.open.lock().unwrap().clone()
+    }
+
+    async fn open_again(&self, restored: bool) -> Result<Parts, Violation> {
+        self.close().await?;
+        let open = builder(self.path("chat.db"), &self.clock).restored(restored).open().await.map_err(wrong)?;
+        *self.open.lock().unwrap() = open.clone();
+        Ok(Parts::from(open))
+    }
+
+    async fn close(&self) -> Result<(), Violation> {
+        self.open().close().await.map_err(wrong)
+    }
+}
+
+#[async_trait]
+impl Data for File {
+    async fn node(&self) -> Result<Parts, Violation> {
+        Ok(Parts::from(self.open()))
+    }
+
+    async fn reopen(&self) -> Result<Parts, Violation> {
+        self.open_again(false).await
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+
+    async fn turn_back(&self, time: Duration) -> Result<(), Violation> {
+        self.clock.turn_back(time);
+        Ok(())
+    }
+
+    async fn save(&self) -> Result<(), Violation> {
+        let copy = self.path("copy.db");
+        std::fs::remove_file(&copy).ok();
+        let options = SqliteConnectOptions::new().filename(self.path("chat.db"));
+        let mut conn = options.connect().await.map_err(wrong)?;
+        sqlx::query("VACUUM INTO ?").bind(copy.to_str()).execute(&mut conn).await.map_err(wrong)?;
+        conn.close().await.map_err(wrong)
+    }
+
+    async fn lose_tail(&self, _: Part, _: usize) -> Result<(), Violation> {
+        self.close().await?;
+        std::fs::copy(self.path("copy.db"), self.path("chat.db")).map_err(wrong)?;
+        self.open_again(true).await.map(drop)
+    }
+}
