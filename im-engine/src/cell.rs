@@ -215,11 +215,12 @@ impl Cell {
         state.tail = Some(cursor.clone());
     }
 
-    /// The client says that it has reached a cursor.
+    /// The client says that it has reached a cursor: the end that it was told, or where a pull has taken it.
     pub(crate) fn acked(&self, cursor: &Cursor) {
         let mut state = self.state();
+        let reached = state.tail.as_ref() == Some(cursor) && state.bare.is_none();
         match &mut state.unacked {
-            Some(unacked) if unacked.end == *cursor => state.unacked = None,
+            Some(unacked) if reached || unacked.end == *cursor => state.unacked = None,
             Some(unacked) => (unacked.since, unacked.tries) = (Instant::now(), 0),
             None => {}
         }

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use im_core::{
-    Append, AppendOutcome, Epoch, Error, ErrorKind, Floor, LogRecord, Mark, Ordinal, Partition, Receipt,
-    Result,
+    Append, AppendOutcome, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark, Ordinal, Partition,
+    Receipt, Result,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -163,10 +163,26 @@ impl Committer {
             Err(error) if matches!(error.kind(), ErrorKind::StaleEpoch | ErrorKind::OtherIncarnation) => {
                 self.numbering.renew(&self.parts, epoch).await?;
                 appends.iter_mut().for_each(|append| append.floor = None);
-                self.append_under(self.numbering.current().epoch, appends).await
+                self.append_unknown(appends).await
             }
             outcome => outcome,
         }
+    }
+
+    /// Appends what the store does not have: the log may have lost the keys of what it has.
+    async fn append_unknown(&self, appends: &[Append]) -> Result<Vec<AppendOutcome>> {
+        let keys: Vec<_> = appends.iter().map(Append::key).collect();
+        let found = self.parts.store.messages.find(&keys).await?;
+        let unknown = appends.iter().zip(&found).filter(|(_, found)| found.is_none());
+        let mut unknown: Vec<Append> = unknown.map(|(append, _)| append.clone()).collect();
+        let appended = self.append_under(self.numbering.current().epoch, &mut unknown).await?;
+        let mut appended = appended.into_iter();
+        let outcome = |(append, found): (&Append, Option<Found>)| match found {
+            Some(found) if found.hash == append.hash => Some(AppendOutcome::Duplicate(found.receipt)),
+            Some(_) => Some(AppendOutcome::Conflict),
+            None => appended.next(),
+        };
+        Ok(appends.iter().zip(found).filter_map(outcome).collect())
     }
 
     async fn append_under(&self, epoch: Epoch, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {

@@ -12,6 +12,7 @@ use crate::fault::Odds;
 pub(super) async fn rage(world: &Arc<World>) {
     let mut dice = StdRng::seed_from_u64(world.plan.seed ^ 0xc4a0_5c4a_05c4_a05c);
     let end = tokio::time::Instant::now() + world.plan.chat;
+    let mut losses = usize::from(world.plan.losses);
     while tokio::time::Instant::now() < end {
         let pause = dice.random_range(200..2500);
         tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -20,7 +21,10 @@ pub(super) async fn rage(world: &Arc<World>) {
             2 | 3 => freeze(world, &mut dice),
             4 => steal_lease(world, &mut dice).await,
             5 | 6 => calm(world),
-            7 if world.plan.losses => lose_tail(world, &mut dice).await,
+            7 if losses > 0 => {
+                losses -= 1;
+                lose_tail(world, &mut dice).await;
+            }
             _ => trouble(world, &mut dice),
         }
     }

@@ -29,7 +29,7 @@ pub struct Plan {
     pub threshold: usize,
     /// How many log partitions.
     pub partitions: u16,
-    /// Whether log, store and inbox lose their tails.
+    /// Whether log, store or inbox loses its tail, once: two losses within one window are more than any loss window covers.
     pub losses: bool,
     /// How long clients chat while things go wrong.
     pub chat: Duration,
