@@ -63,10 +63,12 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
 async fn next_text<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Utf8Bytes, End> {
     poll_fn(|cx| {
         loop {
+            let read = wire.poll_read(cx);
+            // After reading: a ping has left its pong to be written.
             if let Poll::Ready(Err(_)) = wire.poll_flush(cx) {
                 return Poll::Ready(Err(End::Gone));
             }
-            match ready!(wire.poll_read(cx)) {
+            match ready!(read) {
                 Ok(Incoming::Text(text)) => return Poll::Ready(Ok(text)),
                 Ok(Incoming::Binary) => return Poll::Ready(Ok(Utf8Bytes::default())),
                 Ok(Incoming::Control) => {}

@@ -44,6 +44,7 @@ mod outgoing;
 mod rate;
 mod sends;
 mod socket;
+mod stream;
 mod wire;
 
 pub use auth::{AuthError, Authenticated, Authenticator};

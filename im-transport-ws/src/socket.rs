@@ -15,8 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, any},
 };
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use hyper::upgrade::OnUpgrade;
 use im_engine::Engine;
 use im_protocol::SUBPROTOCOL;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,7 +25,8 @@ use crate::{
     Authenticator, WsConfig,
     connection::Connection,
     farewell::{End, farewell},
-    greet::greet,
+    greet::{Greeted, greet},
+    stream::{Stream, stream},
     wire::Wire,
 };
 
@@ -244,14 +244,13 @@ async fn serve(on_upgrade: OnUpgrade, waiting: Waiting) {
     Box::pin(farewell(&mut wire, end, shared.config.close_timeout)).await;
 }
 
-type Io = TokioIo<Upgraded>;
-
 /// Waits for the session; what is needed only until then is gone afterwards.
-async fn begin(on_upgrade: OnUpgrade, waiting: Waiting) -> Option<(Wire<Io>, crate::greet::Greeted)> {
+async fn begin(on_upgrade: OnUpgrade, waiting: Waiting) -> Option<(Wire<Stream>, Greeted)> {
     let shared = &waiting.shared;
     let config = &shared.config;
     let upgraded = tokio::time::timeout(config.hello_timeout, on_upgrade).await.ok()?.ok()?;
-    let mut wire = Wire::new(TokioIo::new(upgraded), config.read_buffer, config.hello_bytes);
+    let (stream, read) = stream(upgraded);
+    let mut wire = Wire::new(stream, read, config.read_buffer, config.hello_bytes);
     let greeted = tokio::select! {
         greeted = greet(&mut wire, shared) => greeted,
         () = shared.stop.cancelled() => Err(End::Close(im_protocol::CloseCode::Draining)),

@@ -51,14 +51,16 @@ pub(crate) enum Broken {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// A WebSocket on a stream whose handshake is over. Messages of more than `limit` bytes are not read.
-    pub(crate) fn new(io: S, read_buffer: usize, limit: usize) -> Self {
+    /// A WebSocket on a stream whose handshake is over, and of which `read` was read already. Messages of more than `limit`
+    /// bytes are not read.
+    pub(crate) fn new(io: S, read: Bytes, read_buffer: usize, limit: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(read_buffer)
             .write_buffer_size(0)
             .max_message_size(Some(limit))
             .max_frame_size(Some(limit));
-        Self { io, context: WebSocketContext::new(Role::Server, Some(config)), out: Outgoing::default() }
+        let context = WebSocketContext::from_partially_read(read.into(), Role::Server, Some(config));
+        Self { io, context, out: Outgoing::default() }
     }
 
     /// Another limit of messages, in bytes.

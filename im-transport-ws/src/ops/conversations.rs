@@ -85,7 +85,10 @@ fn id_of(view: &ConversationView) -> &ConversationId {
 /// These conversations, without those that the user never was in.
 async fn some(asker: &Asker, ids: &[Id<'_>]) -> Result<BootstrapPage, Refused> {
     let mut conversations = Vec::new();
-    for wanted in ids.iter().take(asker.page) {
+    if ids.len() > asker.page {
+        return Err(ChatError::from(Refusal::TooLarge { what: "ids", limit: asker.page }).into());
+    }
+    for wanted in ids {
         match asker.session.conversation(&id(wanted)?).await {
             Ok(view) => conversations.push(view),
             Err(ChatError::Refused(Refusal::NotMember | Refusal::UnknownConversation)) => {}

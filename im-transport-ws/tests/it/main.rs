@@ -2,5 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bad_input;
+mod bootstrap;
+mod crowd;
+mod drain;
+mod ends;
 mod first;
+mod flow;
+mod golden;
+mod handshake;
+mod hello;
+mod operations;
+mod slow;
 mod support;
