@@ -16,6 +16,7 @@ import { backoff } from "./backoff.js";
 import { wait } from "./env.js";
 import { ChatError, closed, disconnected } from "./error.js";
 import { Link } from "./link.js";
+import { pace } from "./pace.js";
 import { FRAME_BYTES, SUBPROTOCOL, closeMeaning, op } from "./wire.js";
 
 /** Milliseconds. */
@@ -30,7 +31,7 @@ const TIMES = {
   patience: 20_000,
   /** A connection that lived so long was a good one: the next wait is short again. */
   stable: 10_000,
-  firstWait: 500,
+  firstWait: 1_000,
   longestWait: 30_000,
 };
 
@@ -46,6 +47,8 @@ export class Connection {
   #timer = null;
   #onlineSince = 0;
   #frameBytes = FRAME_BYTES;
+  /** How long the next frame has to wait, so that the server does not refuse it as too fast. */
+  #pace = () => 0;
   /** @type {{ resolve: () => void, reject: (error: Error) => void }[]} */
   #waiters = [];
   /** Counts connections: what belongs to an earlier one is void. */
@@ -104,13 +107,18 @@ export class Connection {
    * @returns {Promise<any>}
    */
   async request(asked, timeout = TIMES.answer) {
-    if (this.#status.state !== "online" || !this.#link) throw disconnected(asked.op);
+    const turn = this.#turn;
+    const delay = this.#status.state === "online" ? this.#pace() : 0;
+    if (delay > 0) await wait(this.#env, delay);
+    if (turn !== this.#turn || this.#status.state !== "online" || !this.#link) throw disconnected(asked.op);
     return this.#link.request(asked, { timeout, frameBytes: this.#frameBytes });
   }
 
   /** Tells the server what it does not answer; without a connection nothing is told. */
   tell(/** @type {import("./wire.js").Op} */ told) {
-    if (this.#status.state === "online") this.#link?.tell(told);
+    if (this.#status.state !== "online") return;
+    this.#pace();
+    this.#link?.tell(told);
   }
 
   /**
@@ -198,8 +206,12 @@ export class Connection {
   #welcome(/** @type {number} */ turn, /** @type {any} */ welcome) {
     this.#env.clearTimeout(this.#timer);
     this.#onlineSince = this.#env.now();
-    this.#frameBytes = welcome.limits?.frame_bytes ?? FRAME_BYTES;
+    const { frame_bytes: frameBytes = FRAME_BYTES, frames_per_second: rate = 50, frames_burst: burst = 200 } = welcome.limits ?? {};
+    this.#frameBytes = frameBytes;
+    this.#pace = pace(this.#env, { rate, burst });
     this.#say({ state: "online" });
+    // Whoever heard it may have stopped us.
+    if (turn !== this.#turn) return;
     this.#options.on.welcome(welcome);
     this.#beat(turn, welcome.heartbeat_ms);
     for (const waiter of this.#waiters.splice(0)) waiter.resolve();

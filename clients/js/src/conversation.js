@@ -72,9 +72,11 @@ export function taken(conversation, record, own) {
   const settle = (/** @type {Mark} */ mark) => (hole === undefined ? mark : outOfHole(mark, hole, record));
   const read = settle(conversation.read);
   const reading = conversation.reading && settle(conversation.reading);
+  const settings = { ...conversation.settings, cleared: settle(conversation.settings.cleared) };
   const last = record.seq >= (conversation.last?.seq ?? 0) ? record : conversation.last;
   const head = further(conversation.head, at);
-  return counted({ ...conversation, head, last, mark: at, read: own ? further(read, at) : read, reading });
+  const now = { head, last, mark: at, read: own ? further(read, at) : read, reading, settings };
+  return counted({ ...conversation, ...now });
 }
 
 /** A mark that stands where there never was anything counts like the last record below. */

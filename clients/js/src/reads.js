@@ -8,11 +8,16 @@ import { ChatError } from "./error.js";
 import { Runner } from "./runner.js";
 import { op } from "./wire.js";
 
+/** Milliseconds between two marks of a conversation: who reads while others write sends no frame for each message. */
+const REST = 1_000;
+
 export class Reads {
   #options;
   #runner;
   /** @type {Set<string>} */
   #waiting = new Set();
+  /** @type {Set<string>} */
+  #resting = new Set();
 
   /**
    * @param {{
@@ -53,14 +58,15 @@ export class Reads {
   }
 
   #next() {
-    const id = this.#waiting.values().next().value;
-    return id === undefined ? null : () => this.#tell(id);
+    for (const id of this.#waiting) if (!this.#resting.has(id)) return () => this.#tell(id);
+    return null;
   }
 
   async #tell(/** @type {string} */ id) {
     this.#waiting.delete(id);
     const wanted = this.#options.store.get(id)?.reading;
     if (!wanted) return;
+    this.#rest(id);
     try {
       const { read } = await this.#options.request(op.markRead({ conversation: id, seq: wanted.seq }));
       this.#settle(id, read);
@@ -70,6 +76,14 @@ export class Reads {
       this.#waiting.add(id);
       throw error;
     }
+  }
+
+  #rest(/** @type {string} */ id) {
+    this.#resting.add(id);
+    this.#options.env.setTimeout(() => {
+      this.#resting.delete(id);
+      this.#runner.nudge();
+    }, REST);
   }
 
   #settle(/** @type {string} */ id, /** @type {import("./wire.js").Mark} */ mark) {

@@ -10,6 +10,7 @@
  * @typedef {import("./wire.js").WireRecord} WireRecord
  */
 
+import { backoff } from "./backoff.js";
 import * as model from "./conversation.js";
 import { wait } from "./env.js";
 import { ChatError, closed } from "./error.js";
@@ -24,6 +25,7 @@ const HELD = 64;
 /** Milliseconds. A server signals again after 5 s. */
 const ACK_WITHIN = 200;
 const BEHIND_AGAIN = 500;
+const BEHIND_MOST = 5_000;
 
 export class Sync {
   #options;
@@ -31,6 +33,9 @@ export class Sync {
   #runner;
   /** The client must begin afresh. */
   #bootstrap = false;
+  /** Whether there was a bootstrap whose cursor was not served yet. */
+  #booted = false;
+  #bootWaits;
   /** Signals with entries, in order, that follow where the client will stand. @type {Entry[][]} */
   #held = [];
   /** Signals with entries were given up: until a pull comes to a quiet end, none follows what the client has. */
@@ -67,6 +72,7 @@ export class Sync {
   constructor(options) {
     this.#options = options;
     this.#store = options.store;
+    this.#bootWaits = backoff({ first: 1_000, most: 30_000, random: options.env.random });
     const { quiet, failed } = options.on;
     this.#runner = new Runner(options.env, () => this.#next(), { quiet, failed });
   }
@@ -79,6 +85,8 @@ export class Sync {
     this.#ended(end ?? null);
     this.#versioned(state);
     this.#headed(heads ?? []);
+    // What was known of when an earlier run ended; of a group that the user left nobody tells again.
+    for (const { id, large, head } of this.#store.list()) if (large) this.#headed([{ conversation: id, ...head }]);
     this.#runner.go();
   }
 
@@ -186,6 +194,8 @@ export class Sync {
     try {
       const { entries, more, resync } = await this.#ask(op.pull({ after: cursor, max: PAGE }));
       if (resync) return void (this.#bootstrap = true);
+      this.#booted = false;
+      this.#bootWaits.reset();
       await this.#entries(entries);
       // Signals that were given up while this was on its way have set it too.
       this.#pull ||= more;
@@ -304,10 +314,10 @@ export class Sync {
 
   /** The bootstrap: begins with a cursor and a state version, then everything that is there is at least as new. */
   async #begin() {
+    // A server that serves no cursor would be asked for everything without end.
+    if (this.#booted) await wait(this.#options.env, this.#bootWaits.next());
     this.#store.cursor = null;
-    this.#held = [];
-    this.#gap = true;
-    this.#pull = false;
+    this.#giveUp();
     const listed = new Set();
     const boot = (/** @type {WireConversation} */ view) => {
       listed.add(view.id);
@@ -318,15 +328,16 @@ export class Sync {
     this.#store.cursor = cursor;
     this.#store.state = state;
     this.#bootstrap = false;
-    this.#gap = this.#pull;
+    this.#booted = true;
+    this.#pull = true;
     this.#ackSoon();
   }
 
   #boot(/** @type {WireConversation} */ view) {
     const known = this.#store.get(view.id);
-    const conversation = model.booted(view, known);
-    this.update(conversation);
-    if (known?.mark && known.mark.seq !== conversation.mark?.seq) this.#options.on.reset(view.id);
+    if (known?.mark && known.mark.seq >= view.head.seq) return this.update(model.merged(known, view));
+    this.update(model.booted(view, known));
+    if (known?.mark) this.#options.on.reset(view.id);
   }
 
   #remove(/** @type {Conversation} */ conversation) {
@@ -344,8 +355,8 @@ export class Sync {
       behind.push(...(answer.behind ?? []));
       if (answer.next === undefined) break;
     }
-    while (behind.length > 0) {
-      await wait(this.#options.env, BEHIND_AGAIN);
+    for (let delay = BEHIND_AGAIN; behind.length > 0; delay = Math.min(2 * delay, BEHIND_MOST)) {
+      await wait(this.#options.env, delay);
       const answer = await this.#ask(op.conversations({ ids: behind.splice(0, PAGE) }));
       answer.conversations.forEach(each);
       behind.push(...(answer.behind ?? []));
@@ -360,9 +371,15 @@ export class Sync {
   #ackSoon() {
     this.#ackTimer ??= this.#options.env.setTimeout(() => {
       this.#ackTimer = null;
-      const cursor = this.#store.cursor;
-      if (cursor !== null) this.#options.tell(op.ack({ cursor }));
+      this.#ack();
     }, ACK_WITHIN);
+  }
+
+  /** What is acked is kept. */
+  async #ack() {
+    const cursor = this.#store.cursor;
+    await this.#store.flush();
+    if (cursor !== null) this.#options.tell(op.ack({ cursor }));
   }
 }
 

@@ -266,7 +266,8 @@ test("a conversation that is gone after a bootstrap is removed", async () => {
   assert.equal(alice.chat.unread.total, 1);
   server.kill();
   server.conversations.delete("g");
-  server.user("alice").trimmed = Infinity;
+  server.user("alice").trimmed = server.user("alice").inbox.length + 1;
+  server.deliver("alice", { conversation: "gone", seq: 1 });
   server.up = true;
   await clock.advance(60_000);
   assert.deepEqual([alice.heard.removed, alice.chat.conversations(), alice.chat.unread.total], [["g"], [], 0]);
@@ -354,4 +355,14 @@ test("a lost tail of the server: what stood in the hole is discarded", async () 
   await clock.advance(0);
   assert.deepEqual(alice.heard.discards, [{ conversation: "g", above: 2, below: 2 + 2 ** 20 }]);
   assert.deepEqual(alice.said("g"), ["1", "2", "3", "after"]);
+});
+
+test("a server that serves no cursor is not asked for everything without end", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  server.intercept = (op) => (op === "pull" ? { ok: { entries: [], more: false, resync: true } } : undefined);
+  await enter("alice");
+  await clock.advance(300_000);
+  const bootstraps = asked(server, "alice", "conversations").length;
+  assert.ok(bootstraps > 5 && bootstraps < 40, `${bootstraps} bootstraps in 5 min`);
 });

@@ -10,8 +10,9 @@ const NOWHERE = { seq: 0, ordinal: 0 };
 
 export class FakeServer {
   /** @param {import("../src/env.js").Env} clock */
-  constructor(clock, { heartbeat = 30_000, readMarks = "per_user", page = 200 } = {}) {
+  constructor(clock, { heartbeat = 30_000, readMarks = "per_user", page = 200, limits = {} } = {}) {
     Object.assign(this, { clock, heartbeat, readMarks, page });
+    this.limits = { frame_bytes: 131_072, frames_per_second: 10_000, frames_burst: 10_000, ...limits };
     this.conversations = new Map();
     this.users = new Map();
     this.sessions = [];
@@ -306,7 +307,7 @@ class Session {
       ...this.server.vitals(this.user),
       heartbeat_ms: this.server.heartbeat,
       read_marks: this.server.readMarks,
-      limits: { frame_bytes: 131_072 },
+      limits: this.server.limits,
     });
   }
 
