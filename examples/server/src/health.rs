@@ -49,3 +49,23 @@ impl Health {
         answered
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use im_store_sqlite::Sqlite;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_whose_store_is_gone_is_not_healthy() {
+        let folder = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(folder.path().join("chat.db")).await.unwrap();
+        let chat = Engine::builder(sqlite.clone()).start().await.unwrap();
+        let health = Arc::new(Health { chat, last: Mutex::new(None) });
+        assert_eq!(answer(State(health.clone())).await.0, StatusCode::OK);
+        sqlite.close().await.unwrap();
+        assert_eq!(answer(State(health.clone())).await.0, StatusCode::OK, "asked a moment ago");
+        *health.last.lock().await = None;
+        assert_eq!(answer(State(health)).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

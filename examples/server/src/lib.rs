@@ -11,6 +11,15 @@
 //! | `POST /dev/login` | `{user}` → `{token, user, expires_at}`: signing in without a password, see [`DevLogin`] |
 //! | `/health` | 200 while the server can do its work, else 503 |
 //!
+//! # Running it
+//! - SIGTERM and Ctrl-C drain: clients are told to come back and closed spread over 5 s, what they sent is answered, the database
+//!   is closed; it takes some 20 s at most. A second signal ends the process at once. Either way nothing acked is lost.
+//! - Each connection is an open file. The server raises its soft limit to the hard one (`ulimit -Hn`, `LimitNOFILE=`) and warns
+//!   when it cannot.
+//! - A connection storm waits in the system's queue: raise `net.core.somaxconn` to 4096 or more.
+//! - One process has the database open, a second one is refused. A copy of the folder is whole when no server runs on it; after
+//!   a copy was put back, start once with `--restored`.
+//!
 //! There is no TLS here: put a proxy before it. There are no accounts either: tokens are signed by whoever has those, with a
 //! key that this server is given as a [`TokenKey`].
 
@@ -21,7 +30,6 @@ mod data;
 mod dev_login;
 mod error;
 mod health;
-mod interim;
 mod logs;
 mod pages;
 mod run;

@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use crate::interim::Sqlite;
 use axum::{Router, http::StatusCode};
 use im_engine::Engine;
+use im_store_sqlite::Sqlite;
 use im_transport_ws::Transport;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_http::timeout::TimeoutLayer;
 
 use crate::{Config, StartError, Tokens, accept, data::Data, dev_login, health, pages};
@@ -29,7 +29,8 @@ pub struct Server {
     chat: Engine,
     transport: Transport,
     sqlite: Sqlite,
-    stop: CancellationToken,
+    /// A server that is dropped without a shutdown takes no more connections.
+    stop: DropGuard,
     accepting: JoinHandle<()>,
 }
 
@@ -58,7 +59,7 @@ impl Server {
             .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST))
             .route("/im", transport.route());
         let accepting = tokio::spawn(accept::serve(listener, app, stop.clone()));
-        Ok(Self { addr, database, chat, transport, sqlite, stop, accepting })
+        Ok(Self { addr, database, chat, transport, sqlite, stop: stop.drop_guard(), accepting })
     }
 
     /// Where it listens.
@@ -93,7 +94,7 @@ impl Server {
     /// Drains and stops: takes no new connections, tells clients to come back, answers what they sent, closes the database.
     /// Takes some 20 s at most.
     pub async fn shutdown(self) {
-        self.stop.cancel();
+        drop(self.stop);
         within("connections", self.transport.drain()).await;
         within("the engine", self.chat.shutdown()).await;
         if let Err(error) = self.sqlite.close().await {
