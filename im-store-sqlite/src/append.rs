@@ -112,7 +112,9 @@ impl Numbering<'_> {
             let same = found.hash == append.hash;
             return if same { AppendOutcome::Duplicate(found.receipt) } else { AppendOutcome::Conflict };
         }
-        let (mark, earliest, hole_after) = self.place(append);
+        let Some((mark, earliest, hole_after)) = self.place(append) else {
+            return AppendOutcome::Unseeded;
+        };
         let (id, created_at) = (self.next_id, self.now.max(earliest));
         let record = Arc::new(append.at(mark, created_at, hole_after));
         let receipt = Receipt { mark, position: self.epochs.position(id), created_at };
@@ -123,10 +125,9 @@ impl Numbering<'_> {
         AppendOutcome::Appended(receipt)
     }
 
-    /// Where the next record of a conversation goes: its mark, the earliest time it may bear, the hole it declares.
-    ///
-    /// The log is also the store, so it knows every head by itself; a caller's floor can only raise it.
-    fn place(&self, append: &Append) -> (Mark, Timestamp, Option<Seq>) {
+    /// Where the next record of a conversation goes: its mark, the earliest time it may bear, the hole it declares; none where
+    /// a floor is needed. In its first epoch the log has seen every record there is.
+    fn place(&self, append: &Append) -> Option<(Mark, Timestamp, Option<Seq>)> {
         let counts = u64::from(append.kind.counts());
         let next = |mark: Mark, step: u64| Mark {
             seq: Seq(mark.seq.0 + step),
@@ -135,17 +136,18 @@ impl Numbering<'_> {
         let open = self.epochs.open();
         let head = self.heads.get(&append.conversation);
         if let Some(head) = head.filter(|head| open.is_some_and(|open| open.first_id <= head.id)) {
-            return (next(head.mark, 1), head.created_at, None);
+            return Some((next(head.mark, 1), head.created_at, None));
         }
         let own = head.map_or(Floor { direct: true, ..Floor::default() }, |head| Floor {
             mark: head.mark,
             created_at: head.created_at,
             direct: false,
         });
-        let floor = append.floor.map_or(own, |floor| floor.max(own));
-        if floor.direct && open.is_some_and(|open| self.epochs.is_first(open.epoch)) {
-            return (next(floor.mark, 1), floor.created_at, None);
+        let is_first = open.is_some_and(|open| self.epochs.is_first(open.epoch));
+        let floor = append.floor.or_else(|| is_first.then_some(own))?.max(own);
+        if floor.direct && is_first {
+            return Some((next(floor.mark, 1), floor.created_at, None));
         }
-        (next(floor.mark, EPOCH_GAP), floor.created_at, Some(floor.mark.seq))
+        Some((next(floor.mark, EPOCH_GAP), floor.created_at, Some(floor.mark.seq)))
     }
 }

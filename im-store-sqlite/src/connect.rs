@@ -58,8 +58,6 @@ pub(crate) struct Inner {
     pub(crate) end: watch::Sender<i64>,
     pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
     pub(crate) pass: tokio::sync::Mutex<Pass>,
-    /// Held as long as the file is open; the operating system lets go of it when the process dies.
-    _lock: File,
 }
 
 impl Sqlite {
@@ -159,7 +157,7 @@ impl Inner {
             (Durability::Buffered, Sync::Normal)
         };
         Ok(Self {
-            writer: tokio::sync::Mutex::new(Some(Writer::new(conn, HEADS, ENDS))),
+            writer: tokio::sync::Mutex::new(Some(Writer::new(conn, lock, HEADS, ENDS))),
             readers,
             clock: config.clock,
             expiry: config.expiry,
@@ -170,7 +168,6 @@ impl Inner {
             end: watch::Sender::new(end),
             leases: Mutex::default(),
             pass: tokio::sync::Mutex::default(),
-            _lock: lock,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use im_core::{Delivered, Delivery, LogRecord, Partition, Recipient, Result, UserId};
+use im_core::{Delivered, Delivery, LogRecord, Recipient, Result, UserId};
 use sqlx::AssertSqlSafe;
 
 use crate::{
@@ -49,9 +49,6 @@ fn messages(delivery: &Delivery, recipient: &Recipient) -> Vec<i64> {
 }
 
 fn check(inner: &Inner, delivery: &Delivery) -> Result<()> {
-    if delivery.partition != Partition(0) {
-        return Err(invalid(OPERATION, format!("no partition {}", delivery.partition.0)));
-    }
     if delivery.inbox != inner.incarnation {
         return Err(other_incarnation(OPERATION, &delivery.inbox, &inner.incarnation));
     }

@@ -3,6 +3,8 @@
 //! SQLite takes one writer at a time. All writing goes through one connection behind a fair lock, so nothing ever waits for
 //! SQLite's own lock, and the connection's page cache stays warm: a second one would empty it with each of its commits.
 
+use std::fs::File;
+
 use im_core::{ConversationId, Mark, Result, Timestamp, UserId};
 use sqlx::{Connection, SqliteConnection};
 
@@ -29,6 +31,8 @@ pub(crate) enum Sync {
 #[derive(Debug)]
 pub(crate) struct Writer {
     conn: SqliteConnection,
+    /// Keeps other processes out; the operating system lets go of it when the process dies.
+    _lock: File,
     /// What `PRAGMA synchronous` stands at.
     sync: Option<Sync>,
     /// A transaction was begun and not ended: its task was dropped or it failed.
@@ -42,9 +46,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(conn: SqliteConnection, heads: usize, ends: usize) -> Self {
+    pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize, ends: usize) -> Self {
         let (heads, ends) = (Cache::new(heads), Cache::new(ends));
-        Self { conn, sync: None, is_open: false, heads, ends, next_id: None }
+        Self { conn, _lock: lock, sync: None, is_open: false, heads, ends, next_id: None }
     }
 
     /// The connection, to read what the writer has written.
@@ -132,7 +136,7 @@ impl Writer {
         Ok(next)
     }
 
-    /// Empties the cache of statements and closes the connection.
+    /// Closes the connection, then lets other processes in.
     pub(crate) async fn close(self) -> sqlx::Result<()> {
         self.conn.close().await
     }

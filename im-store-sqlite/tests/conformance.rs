@@ -5,6 +5,7 @@ mod support;
 im_testkit::conformance! {
     support::SqliteFixture,
     lacks {
+        inbox: "it serves the log of its own file only; certified by the test own_log",
         trim: "the log is also the store: it keeps everything",
         dedupe_window: "a send key is known for ever",
     }
