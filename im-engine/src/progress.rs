@@ -45,7 +45,9 @@ impl Progress {
     ) -> Result<()> {
         loop {
             let moved = self.turn();
-            if messages.checkpoint(partition).await?.is_some_and(|at| at.position >= position) {
+            let stored = messages.checkpoint(partition).await?.map(|at| at.position);
+            // Without a checkpoint nothing is stored; where the log's partition has no record either, that is all there is.
+            if stored.unwrap_or_default() >= position {
                 return Ok(());
             }
             moved.await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use im_core::{
-    ConversationId, DeviceId, Direction, History, HistoryQuery, Interval, Mark, Member, Membership, Record,
-    Seq, UserId,
+    ConversationId, DeviceId, Direction, History, HistoryQuery, Interval, Mark, Member, Membership,
+    Partition, Record, Seq, UserId,
 };
 
 use crate::{Refusal, engine::Inner, error::ChatResult};
@@ -81,9 +81,32 @@ impl Inner {
                 direction: range.direction,
                 max: max - page.records.len(),
             };
-            page.extend(self.parts.store.messages.history(&query).await?, range.direction)?;
+            page.extend(self.span(query).await?, range.direction)?;
         }
         Ok(page)
+    }
+
+    /// A part of a timeline. Where the store has all that the log has, what lies above its head was lost with the log's tail:
+    /// nobody will ever bring it, and a reader who waited for it would wait for ever.
+    async fn span(&self, mut query: HistoryQuery) -> ChatResult<History> {
+        let messages = &self.parts.store.messages;
+        match messages.history(&query).await? {
+            History::Behind { .. } => {}
+            page => return Ok(page),
+        }
+        let partition = Partition::of(&query.conversation, self.partitions);
+        let end = self.parts.log.log.ends().await?.get(usize::from(partition.0)).copied();
+        let stored = messages.checkpoint(partition).await?.map(|checkpoint| checkpoint.position);
+        match messages.history(&query).await? {
+            History::Behind { head } if self.log_is_store || stored >= end => {
+                query.to = Some(head.seq);
+                if head.seq < query.from {
+                    return Ok(History::Page { records: Vec::new(), more: false });
+                }
+                Ok(messages.history(&query).await?)
+            }
+            history => Ok(history),
+        }
     }
 
     pub(crate) async fn members(

@@ -43,7 +43,32 @@ impl Inner {
         max: usize,
     ) -> ChatResult<BootstrapPage> {
         let late = self.late_partitions(&fresh.ends).await?;
-        let (mut conversations, more) = self.conversations(user, device, after, max).await?;
+        let (conversations, more) = self.conversations(user, device, after, max).await?;
+        Ok(self.without_late(conversations, &late, more))
+    }
+
+    /// Some of a user's conversations, without those that it never was in; within a bootstrap without those that are behind.
+    pub(crate) async fn some_conversations(
+        &self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        fresh: Option<&Fresh>,
+        ids: &[ConversationId],
+    ) -> ChatResult<BootstrapPage> {
+        let late = self.late_partitions(fresh.map_or(&[], |fresh| &fresh.ends)).await?;
+        let wanted: Vec<_> = ids.iter().map(|id| (id.clone(), user.clone())).collect();
+        let device = self.mark_device(device);
+        let found = self.parts.store.conversations.memberships(&wanted, &device).await?;
+        let conversations = self.views(found.into_iter().flatten().collect()).await?;
+        Ok(self.without_late(conversations, &late, false))
+    }
+
+    fn without_late(
+        &self,
+        mut conversations: Vec<ConversationView>,
+        late: &[Partition],
+        more: bool,
+    ) -> BootstrapPage {
         let mut behind = Vec::new();
         conversations.retain(|view| {
             let id = &view.membership.conversation.id;
@@ -53,7 +78,7 @@ impl Inner {
             }
             !late
         });
-        Ok(BootstrapPage { conversations, behind, more })
+        BootstrapPage { conversations, behind, more }
     }
 
     /// The partitions that the store has not applied up to these ends, after waiting a little for it.

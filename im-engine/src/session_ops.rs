@@ -117,6 +117,20 @@ impl Session {
         self.inner.bootstrap(self.user(), Some(self.device()), fresh, after, max).await
     }
 
+    /// Some of the user's conversations, without those that it never was in; within a bootstrap those that the store has not
+    /// applied far enough are named, not served.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`](crate::Refusal::Closed), or the store's failure.
+    pub async fn some_conversations(
+        &self,
+        fresh: Option<&Fresh>,
+        ids: &[ConversationId],
+    ) -> ChatResult<BootstrapPage> {
+        self.open()?;
+        self.inner.some_conversations(self.user(), Some(self.device()), fresh, ids).await
+    }
+
     /// Moves the read mark; the mark that holds now.
     ///
     /// # Errors
