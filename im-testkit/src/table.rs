@@ -20,6 +20,7 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("dedupe_window", "a log that forgets send keys"),
     ("lose_tail", "a way to lose the newest acked data"),
     ("turn_back", "a way to turn the clock back"),
+    ("same_data", "log and store on the same data, so that a message is written once"),
 ];
 
 /// One clause of a contract.
@@ -125,6 +126,9 @@ macro_rules! __clauses {
                 reopened [inbox]
                 lost_tail [inbox lose_tail]
             }
+            same_data {
+                written_once [log store same_data]
+            }
             presence {
                 atomic_connect [presence]
                 kick_or_reject [presence]
@@ -228,6 +232,7 @@ macro_rules! __unless {
     (dedupe_window [dedupe_window $($rest:ident)*] $then:tt) => {};
     (lose_tail [lose_tail $($rest:ident)*] $then:tt) => {};
     (turn_back [turn_back $($rest:ident)*] $then:tt) => {};
+    (same_data [same_data $($rest:ident)*] $then:tt) => {};
     ($need:ident [$other:ident $($rest:ident)*] $then:tt) => { $crate::__unless! { $need [$($rest)*] $then } };
 }
 
