@@ -31,6 +31,9 @@ struct Web;
 #[allow_missing = true]
 struct Client;
 
+/// Only what this server sends may run, and no other site may put the page into a frame.
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
 /// `/` and the files beside it, `/client/…` the JavaScript client.
 pub(crate) fn routes() -> Router {
     Router::new()
@@ -43,8 +46,7 @@ pub(crate) fn routes() -> Router {
         }))
         .layer(fixed(CACHE_CONTROL, "no-cache"))
         .layer(fixed(X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        // Only what this server sends may run, and no other site may put the page into a frame.
-        .layer(fixed(CONTENT_SECURITY_POLICY, "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'"))
+        .layer(fixed(CONTENT_SECURITY_POLICY, POLICY))
 }
 
 fn fixed(name: axum::http::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Server, StartError, cli, cli::CliError, logs};
+use crate::{LogFormat, Server, StartError, cli, cli::CliError, logs};
 
 /// What a process says that a second signal ended: 128 and SIGINT's number.
 const CUT_OFF: i32 = 130;
@@ -37,10 +37,11 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 
 async fn serve(config: crate::Config) -> Result<(), StartError> {
     logs::write_logs(&config)?;
+    let format = config.log_format;
     raise_open_files();
     let mut signals = Signals::listen().map_err(StartError::Runtime)?;
     let server = Server::start(config).await?;
-    announce(&server);
+    announce(&server, format);
     signals.next().await;
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
@@ -50,10 +51,14 @@ async fn serve(config: crate::Config) -> Result<(), StartError> {
     Ok(())
 }
 
-/// To stdout, for people; whoever closed it does not want to know.
-fn announce(server: &Server) {
+/// To stdout, for people; whoever closed it does not want to know. Where machines read the log it stands there too.
+fn announce(server: &Server, format: LogFormat) {
     let info = server.chat().info();
     let database = server.database().display();
+    if format == LogFormat::Json {
+        let (url, log, store) = (server.url(), info.log, info.store);
+        tracing::info!(%url, %database, log, logged = %info.logged, store, stored = %info.stored, "serving");
+    }
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "open {}", server.url());
     let _ = writeln!(out, "data in {database} ({}); an acked message survives {}", info.log, info.logged);

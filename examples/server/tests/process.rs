@@ -205,7 +205,10 @@ async fn log_lines_can_be_json() {
     server.signal("TERM").await;
     let lines = soon("the log", server.log()).await;
     assert_eq!(server.ended().await.code(), Some(0));
-    assert!(!lines.is_empty());
+    assert!(
+        lines.contains(r#""message":"serving""#) && lines.contains("a crash of the operating system"),
+        "{lines}"
+    );
     for line in lines.lines() {
         let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
