@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, future::BoxFuture, stream};
-use im_engine::{CloseReason, Cursor, Entries, Entry, Event, Fresh, Session};
+use im_engine::{CloseReason, Cursor, Entries, Entry, Event, Session};
 use im_protocol::{
     self as wire, CloseCode, EncodedRecord, ErrorBody, ErrorCode, Int, RecordView, Request, frame,
 };
@@ -27,6 +27,7 @@ use tungstenite::Utf8Bytes;
 
 use crate::{
     alarm::Alarm,
+    bootstrap::Bootstrap,
     codes,
     farewell::End,
     greet::Greeted,
@@ -53,8 +54,6 @@ pub(crate) struct Connection<'a, S> {
     /// The request that is being served.
     serving: Option<BoxFuture<'static, Served>>,
     sends: Sends,
-    /// The bootstrap that the client is in.
-    fresh: Option<Arc<Fresh>>,
     bucket: Bucket,
     alarm: Alarm,
     /// When the token ends.
@@ -73,6 +72,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             session: greeted.session,
             page: shared.chat.config().page,
             answer_bytes: shared.config.outgoing_bytes,
+            bootstrap: Bootstrap::default(),
         };
         Self {
             wire,
@@ -80,7 +80,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             asker: Arc::new(asker),
             serving: None,
             sends: Sends::default(),
-            fresh: None,
             bucket: Bucket::new(shared.config.rate, Instant::now()),
             alarm: Alarm::default(),
             expires: greeted.expires,
@@ -148,10 +147,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         match served {
             Served::Answer(answer) => self.wire.push(answer),
             Served::Sending(answer) => self.sends.push(answer),
-            Served::Fresh(answer, fresh) => {
-                self.fresh = Some(fresh);
-                self.wire.push(answer);
-            }
             Served::Unreadable(answer) => {
                 self.wire.push(answer);
                 self.pay(UNREADABLE)?;
@@ -230,7 +225,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 format!("a frame may have at most {} bytes", self.shared.config.frame_bytes),
             )?,
             Incoming::Text(text) => {
-                self.serving = Some(ops::serve(self.asker.clone(), text, self.fresh.clone()));
+                self.serving = Some(ops::serve(self.asker.clone(), text));
             }
             Incoming::Binary => {
                 self.refuse_unread(ErrorCode::Malformed, "a frame is a text message".into())?;

@@ -34,6 +34,7 @@
 
 mod alarm;
 mod auth;
+mod bootstrap;
 mod codes;
 mod config;
 mod connection;

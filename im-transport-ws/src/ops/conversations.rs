@@ -1,12 +1,9 @@
 //! conversations, open_single.
 
-use std::sync::Arc;
-
 use im_engine::{BootstrapPage, ChatError, ConversationId, ConversationView, Fresh, Refusal};
 use im_protocol::{self as wire, Id, Int, frame, ok, op};
 
-use super::{Asker, Refused, Served, id, record_bytes, wanted};
-use crate::outgoing::text_frame;
+use super::{Asker, Refused, id, record_bytes, wanted};
 
 pub(super) async fn open_single(
     asker: &Asker,
@@ -22,29 +19,24 @@ pub(super) async fn conversations(
     asker: &Asker,
     re: Int,
     asked: op::Conversations<'_>,
-    fresh: Option<Arc<Fresh>>,
-) -> Result<Served, Refused> {
+) -> Result<String, Refused> {
     if let Some(ids) = &asked.ids {
-        let some = some(asker, ids).await?;
-        return Ok(Served::Answer(text_frame(answer(asker, re, &some, None))));
+        return Ok(answer(asker, re, &some(asker, ids).await?, None));
     }
-    let begins = match asked.fresh {
-        true => Some(Arc::new(asker.session.fresh().await?)),
-        false => None,
+    let fresh = match asked.fresh {
+        true => Some(asker.bootstrap.begin(asker.session.fresh().await?)),
+        false => asker.bootstrap.fresh(),
     };
     let after = asked.after.as_ref().map(id).transpose()?;
-    let page = page(asker, begins.as_ref().or(fresh.as_ref()), after, wanted(asked.max)).await?;
-    let frame = text_frame(answer(asker, re, &page, begins.as_deref()));
-    Ok(match begins {
-        Some(fresh) => Served::Fresh(frame, fresh),
-        None => Served::Answer(frame),
-    })
+    let page = page(asker, fresh.as_deref(), after, wanted(asked.max)).await?;
+    asker.bootstrap.listed(&page);
+    Ok(answer(asker, re, &page, fresh.as_deref().filter(|_| asked.fresh)))
 }
 
 /// A page by id; during a bootstrap without those that the store is not far enough for.
 async fn page(
     asker: &Asker,
-    fresh: Option<&Arc<Fresh>>,
+    fresh: Option<&Fresh>,
     after: Option<ConversationId>,
     max: usize,
 ) -> Result<BootstrapPage, Refused> {
@@ -82,20 +74,17 @@ fn id_of(view: &ConversationView) -> &ConversationId {
     &view.membership.conversation.id
 }
 
-/// These conversations, without those that the user never was in.
+/// These conversations, without those that the user never was in, or that are still behind.
 async fn some(asker: &Asker, ids: &[Id<'_>]) -> Result<BootstrapPage, Refused> {
-    let mut conversations = Vec::new();
     if ids.len() > asker.page {
         return Err(ChatError::from(Refusal::TooLarge { what: "ids", limit: asker.page }).into());
     }
-    for wanted in ids {
-        match asker.session.conversation(&id(wanted)?).await {
-            Ok(view) => conversations.push(view),
-            Err(ChatError::Refused(Refusal::NotMember | Refusal::UnknownConversation)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(BootstrapPage { conversations, behind: Vec::new(), more: false })
+    let ids = ids.iter().map(id).collect::<Result<Vec<ConversationId>, _>>()?;
+    let fresh = asker.bootstrap.fresh_for(&ids);
+    let mut some = asker.session.some_conversations(fresh.as_deref(), &ids).await?;
+    some.conversations.sort_by(|a, b| id_of(a).cmp(id_of(b)));
+    asker.bootstrap.fetched(&ids, &some);
+    Ok(some)
 }
 
 fn answer(asker: &Asker, re: Int, page: &BootstrapPage, begins: Option<&Fresh>) -> String {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use im_engine::{ChatError, Cursor, Fresh, InvalidId, Session, StateVersion};
+use im_engine::{ChatError, Cursor, InvalidId, Session, StateVersion};
 use im_protocol::{ErrorBody, ErrorCode, Id, Int, Op, Opaque, Request, frame};
 use tungstenite::Utf8Bytes;
 
 pub(crate) use own::{heads_frames, paged};
 
-use crate::{codes, outgoing::text_frame};
+use crate::{bootstrap::Bootstrap, codes, outgoing::text_frame};
 
 /// A session and what its requests need.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(crate) struct Asker {
     pub(crate) page: usize,
     /// About the longest answer, in bytes.
     pub(crate) answer_bytes: usize,
+    pub(crate) bootstrap: Bootstrap,
 }
 
 /// What became of a request.
@@ -33,8 +34,6 @@ pub(crate) enum Served {
     Answer(Bytes),
     /// It is under way, in order; its answer follows.
     Sending(BoxFuture<'static, Bytes>),
-    /// The frame of its answer; a bootstrap begins.
-    Fresh(Bytes, Arc<Fresh>),
     /// It cannot be read; the frame of the error.
     Unreadable(Bytes),
     /// It is done, and wants no answer.
@@ -57,11 +56,7 @@ impl From<InvalidId> for Refused {
 }
 
 /// Serves a request. It owns the frame, so that what is asked can be borrowed from it.
-pub(crate) fn serve(
-    asker: Arc<Asker>,
-    text: Utf8Bytes,
-    fresh: Option<Arc<Fresh>>,
-) -> BoxFuture<'static, Served> {
+pub(crate) fn serve(asker: Arc<Asker>, text: Utf8Bytes) -> BoxFuture<'static, Served> {
     Box::pin(async move {
         let Request { id, op } = match Request::decode(&text) {
             Ok(request) => request,
@@ -70,7 +65,7 @@ pub(crate) fn serve(
                 return Served::Unreadable(error_frame(re, undecodable.into()));
             }
         };
-        match run(&asker, id, op, fresh).await {
+        match run(&asker, id, op).await {
             Ok(served) => served,
             Err(Refused(body)) => Served::Answer(error_frame(id, body)),
         }
@@ -82,12 +77,7 @@ pub(crate) fn error_frame(re: Option<Int>, body: ErrorBody<'_>) -> Bytes {
     text_frame(frame::error(re, &body))
 }
 
-async fn run(
-    asker: &Asker,
-    id: Option<Int>,
-    op: Op<'_>,
-    fresh: Option<Arc<Fresh>>,
-) -> Result<Served, Refused> {
+async fn run(asker: &Asker, id: Option<Int>, op: Op<'_>) -> Result<Served, Refused> {
     if let Op::Ack(asked) = op {
         return messages::ack(asker, id, asked);
     }
@@ -96,15 +86,13 @@ async fn run(
     // What is rare has a future of its own, so that the usual ones stay small.
     let answer = match op {
         Op::Send(asked) => return messages::send(asker, re, asked).await,
-        Op::Conversations(asked) => {
-            return Box::pin(conversations::conversations(asker, re, asked, fresh)).await;
-        }
         Op::Pull(asked) => messages::pull(asker, re, asked).await?,
         Op::Ping(_) => return own::ping(asker, re).await,
         Op::History(asked) => messages::history(asker, re, asked).await?,
         Op::MarkRead(asked) => own::mark_read(asker, re, asked).await?,
         Op::Set(asked) => Box::pin(own::set(asker, re, asked)).await?,
         Op::State(asked) => Box::pin(own::state(asker, re, asked)).await?,
+        Op::Conversations(asked) => Box::pin(conversations::conversations(asker, re, asked)).await?,
         Op::OpenSingle(asked) => Box::pin(conversations::open_single(asker, re, asked)).await?,
         Op::CreateGroup(asked) => Box::pin(groups::create_group(asker, re, asked)).await?,
         Op::Join(asked) => Box::pin(groups::join(asker, re, asked)).await?,

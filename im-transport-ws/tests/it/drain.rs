@@ -45,8 +45,8 @@ async fn clients_are_told_answered_and_closed_one_by_one() {
 async fn no_connection_begins_while_the_server_stops() {
     let server = Server::start().await;
     let mut waiting = server.connect().await;
-    within(server.transport.drain()).await;
-    assert_eq!(waiting.closed().await, (4000, "draining".into()), "who had no session yet goes at once");
+    let (closed, ()) = tokio::join!(waiting.closed(), within(server.transport.drain()));
+    assert_eq!(closed, (4000, "draining".into()), "who had no session yet goes at once");
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let request = format!("ws://{}/im", server.address).into_client_request().unwrap();
     let refused = within(tokio_tungstenite::client_async(request, tcp)).await;

@@ -213,6 +213,8 @@ impl Client {
         loop {
             match within(self.ws.next()).await {
                 Some(Ok(Message::Close(Some(close)))) => {
+                    // Sends the answer, and waits for the server to close; it may have gone already.
+                    let _ = within(self.ws.next()).await;
                     return (close.code.into(), close.reason.to_string());
                 }
                 Some(Ok(_)) => {}
