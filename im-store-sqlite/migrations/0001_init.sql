@@ -155,8 +155,9 @@ CREATE TABLE inbox (
     PRIMARY KEY (user_id, message)
 ) STRICT, WITHOUT ROWID;
 
--- The newest entry that expired, of each user of whom any did.
-CREATE TABLE inbox_expired (
+-- Where each inbox begins: its newest expired entry; 0 where nothing expired yet, and then a row is there only for a user who
+-- has asked for a cursor before anything came.
+CREATE TABLE inbox_starts (
     user_id TEXT PRIMARY KEY,
     message INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -5,8 +5,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Record, Result, SendKey, Seq,
-    UserId,
+    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Record, Result, SendKey,
+    Seq, UserId,
 };
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
@@ -124,7 +124,8 @@ async fn stored_places(
         }
         for row in query.fetch_all(&mut *conn).await.map_err(failed(OPERATION))? {
             let columns = Columns::new(&row, 0, OPERATION);
-            let (conversation, seq) = (columns.parse(0, ConversationId::new)?, Seq(columns.int(1)?.unsigned_abs()));
+            let (conversation, seq) =
+                (columns.parse(0, ConversationId::new)?, Seq(columns.int(1)?.unsigned_abs()));
             let key = SendKey {
                 conversation: conversation.clone(),
                 sender: columns.parse(2, UserId::sender)?,

@@ -85,7 +85,8 @@ pub(crate) async fn load(
     let Some(row) = row else { return Ok(None) };
     let columns = Columns::new(&row, 0, operation);
     let position = |column| -> Result<Position> {
-        let epoch = u32::try_from(columns.int(column)?).map_err(|error| corrupt(operation, error.to_string()))?;
+        let epoch =
+            u32::try_from(columns.int(column)?).map_err(|error| corrupt(operation, error.to_string()))?;
         Ok(Position { epoch: Epoch(epoch), offset: columns.int(column + 1)?.unsigned_abs() })
     };
     let incarnation = |column| columns.text(column).map(Incarnation::new);

@@ -76,8 +76,7 @@ impl Sqlite {
     }
 
     pub(crate) async fn connect(config: SqliteBuilder) -> Result<Self> {
-        let memory =
-            Memory::builder().presence_ttl(config.presence_ttl).clock(config.clock.clone()).build();
+        let memory = Memory::builder().presence_ttl(config.presence_ttl).clock(config.clock.clone()).build();
         let inner = Arc::new(Inner::open(config).await?);
         Ok(Self { inner, presence: memory.presence(), notifier: memory.notifier() })
     }
@@ -147,9 +146,7 @@ impl Inner {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(
-                options
-                    .pragma("query_only", "ON")
-                    .pragma("cache_size", cache_size(config.cache_bytes / 16)),
+                options.pragma("query_only", "ON").pragma("cache_size", cache_size(config.cache_bytes / 16)),
             );
         let (durability, acked) = if config.survives_power_failure {
             (Durability::Synced, Sync::Full)
@@ -251,11 +248,13 @@ async fn incarnation(conn: &mut SqliteConnection, restored: bool) -> Result<Inca
         return Ok(Incarnation::new(name));
     }
     let name = uuid::Uuid::new_v4().simple().to_string();
-    sqlx::query("INSERT INTO meta VALUES (1, ?) ON CONFLICT DO UPDATE SET incarnation = excluded.incarnation")
-        .bind(&name)
-        .execute(conn)
-        .await
-        .map_err(failed(OPERATION))?;
+    sqlx::query(
+        "INSERT INTO meta VALUES (1, ?) ON CONFLICT DO UPDATE SET incarnation = excluded.incarnation",
+    )
+    .bind(&name)
+    .execute(conn)
+    .await
+    .map_err(failed(OPERATION))?;
     Ok(Incarnation::new(name))
 }
 

@@ -43,7 +43,8 @@ async fn get(
         }
         for row in query.fetch_all(&mut *conn).await.map_err(failed(operation))? {
             let index = Columns::new(&row, 0, operation).int(0)?;
-            conversations[index as usize] = Some(memberships::conversation(Columns::new(&row, 1, operation))?);
+            conversations[index as usize] =
+                Some(memberships::conversation(Columns::new(&row, 1, operation))?);
         }
     }
     Ok(conversations)
@@ -116,7 +117,9 @@ pub(crate) async fn create_one(
         let users = [a.clone(), b.clone()];
         let joined = Mark { seq: Seq(1), ..Mark::default() };
         for user in &users {
-            members::insert(conn, &wanted.id, user, joined, wanted.created_at).await.map_err(failed(operation))?;
+            members::insert(conn, &wanted.id, user, joined, wanted.created_at)
+                .await
+                .map_err(failed(operation))?;
         }
         versions::raise(conn, &wanted.id, &users).await.map_err(failed(operation))?;
     }
@@ -132,7 +135,12 @@ impl ConversationStore for SqliteStore {
         let ids: Vec<_> = wanted.iter().map(|conversation| conversation.id.clone()).collect();
         let there = ConversationStore::get(self, &ids).await?;
         if there.iter().all(Option::is_some) {
-            return Ok(there.into_iter().flatten().zip(&wanted).map(|(there, wanted)| same(there, wanted)).collect());
+            return Ok(there
+                .into_iter()
+                .flatten()
+                .zip(&wanted)
+                .map(|(there, wanted)| same(there, wanted))
+                .collect());
         }
         detached("conversations.create", create(self.0.clone(), wanted)).await
     }

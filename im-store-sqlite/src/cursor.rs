@@ -32,8 +32,19 @@ mod tests {
         let ours = Incarnation::new("0123456789abcdef");
         assert_eq!(message(&ours, &of(&ours, 7)), Some(7));
         assert_eq!(of(&ours, 7).as_str(), "0123456789ab-7");
-        for bad in ["", "-", "0123456789ab", "0123456789ab-", "0123456789ab--7", "0123456789ab-+7", "0123456789ab-07",
-                    "0123456789ab-7 ", "0123456789ab-99999999999999999999", "ffffffffffff-7", "\u{0}"] {
+        for bad in [
+            "",
+            "-",
+            "0123456789ab",
+            "0123456789ab-",
+            "0123456789ab--7",
+            "0123456789ab-+7",
+            "0123456789ab-07",
+            "0123456789ab-7 ",
+            "0123456789ab-99999999999999999999",
+            "ffffffffffff-7",
+            "\u{0}",
+        ] {
             assert_eq!(message(&ours, &Cursor::new(bad)), None, "{bad:?}");
         }
     }

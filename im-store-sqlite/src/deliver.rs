@@ -71,8 +71,7 @@ fn check(inner: &Inner, delivery: &Delivery) -> Result<()> {
 async fn check_is_ours(writer: &mut Writer, inner: &Inner, records: &[LogRecord]) -> Result<()> {
     let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
     let epochs = inner.epochs();
-    let is_placed =
-        |record: &LogRecord| epochs.position(number(record.position.offset)) == record.position;
+    let is_placed = |record: &LogRecord| epochs.position(number(record.position.offset)) == record.position;
     let mut is_ours = records.iter().all(is_placed);
     if is_ours {
         let found: i64 = sqlx::query_scalar(
@@ -93,8 +92,24 @@ async fn check_is_ours(writer: &mut Writer, inner: &Inner, records: &[LogRecord]
     if is_ours {
         Ok(())
     } else {
-        Err(invalid(OPERATION, "the records are not of this file's log, and an inbox on SQLite serves no other"))
+        Err(invalid(
+            OPERATION,
+            "the records are not of this file's log, and an inbox on SQLite serves no other",
+        ))
     }
+}
+
+/// Notes that an inbox is there before anything came: it then has an end.
+pub(crate) async fn anchor(inner: Arc<Inner>, user: UserId) -> Result<()> {
+    let operation = "inbox.anchor";
+    let mut writer = inner.writer(operation).await?;
+    writer.begin(operation, Sync::Normal).await?;
+    let noted = sqlx::query("INSERT OR IGNORE INTO inbox_starts (user_id, message) VALUES (?, 0)")
+        .bind(user.as_str())
+        .execute(writer.conn())
+        .await
+        .map_err(failed(operation));
+    writer.end(operation, noted).await.map(drop)
 }
 
 /// The newest place of each recipient before the delivery.
@@ -123,8 +138,11 @@ fn entries(delivery: &Delivery) -> Vec<(UserId, i64)> {
     recipients.into_iter().flat_map(of).collect()
 }
 
-static INSERT: Values =
-    Values::new("INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM", 2, "WHERE column1 IS NOT NULL");
+static INSERT: Values = Values::new(
+    "INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM",
+    2,
+    "WHERE column1 IS NOT NULL",
+);
 
 async fn write(
     writer: &mut Writer,

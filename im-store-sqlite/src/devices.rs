@@ -72,13 +72,14 @@ pub(crate) async fn forget(inner: Arc<Inner>, before: Timestamp) -> Result<usize
 }
 
 async fn forget_some(conn: &mut SqliteConnection, before: Timestamp) -> sqlx::Result<usize> {
-    let devices: Vec<(String, String)> =
-        sqlx::query_as("DELETE FROM devices WHERE (main_user, device) IN (SELECT main_user, device FROM devices \
-                        WHERE seen_at < ? LIMIT ?) RETURNING main_user, device")
-            .bind(before.0)
-            .bind(AT_ONCE)
-            .fetch_all(&mut *conn)
-            .await?;
+    let devices: Vec<(String, String)> = sqlx::query_as(
+        "DELETE FROM devices WHERE (main_user, device) IN (SELECT main_user, device FROM devices \
+                        WHERE seen_at < ? LIMIT ?) RETURNING main_user, device",
+    )
+    .bind(before.0)
+    .bind(AT_ONCE)
+    .fetch_all(&mut *conn)
+    .await?;
     for (user, device) in &devices {
         sqlx::query(
             "DELETE FROM timelines WHERE sequence_id = 9223372036854775807 AND main_user = ?1 AND device = ?2 \

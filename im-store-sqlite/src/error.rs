@@ -10,22 +10,22 @@ pub(crate) const BACKEND: &str = "sqlite";
 /// What a SQLite result code means: (code, kind, outcome). An extended code stands before its primary one, which is its low
 /// byte; the first match counts. <https://www.sqlite.org/rescode.html>
 const CODES: &[(u32, ErrorKind, Outcome)] = &[
-    (522, ErrorKind::Corrupt, Outcome::NotDone),  // IOERR_SHORT_READ: the file ends where a page should be
+    (522, ErrorKind::Corrupt, Outcome::NotDone), // IOERR_SHORT_READ: the file ends where a page should be
     (8458, ErrorKind::Corrupt, Outcome::NotDone), // IOERR_CORRUPTFS
-    (3082, ErrorKind::Full, Outcome::NotDone),    // IOERR_NOMEM
+    (3082, ErrorKind::Full, Outcome::NotDone),   // IOERR_NOMEM
     (10, ErrorKind::Unavailable, Outcome::Unknown), // IOERR: a failed sync leaves open what reached the disk
-    (3, ErrorKind::Denied, Outcome::NotDone),     // PERM
+    (3, ErrorKind::Denied, Outcome::NotDone),    // PERM
     (5, ErrorKind::Unavailable, Outcome::NotDone), // BUSY: another program holds the file
     (6, ErrorKind::Unavailable, Outcome::NotDone), // LOCKED
-    (7, ErrorKind::Full, Outcome::NotDone),       // NOMEM
-    (8, ErrorKind::Denied, Outcome::NotDone),     // READONLY
+    (7, ErrorKind::Full, Outcome::NotDone),      // NOMEM
+    (8, ErrorKind::Denied, Outcome::NotDone),    // READONLY
     (9, ErrorKind::Unavailable, Outcome::NotDone), // INTERRUPT
-    (11, ErrorKind::Corrupt, Outcome::NotDone),   // CORRUPT
-    (13, ErrorKind::Full, Outcome::NotDone),      // FULL
-    (14, ErrorKind::Denied, Outcome::NotDone),    // CANTOPEN
-    (18, ErrorKind::Invalid, Outcome::NotDone),   // TOOBIG
-    (23, ErrorKind::Denied, Outcome::NotDone),    // AUTH
-    (26, ErrorKind::Corrupt, Outcome::NotDone),   // NOTADB
+    (11, ErrorKind::Corrupt, Outcome::NotDone),  // CORRUPT
+    (13, ErrorKind::Full, Outcome::NotDone),     // FULL
+    (14, ErrorKind::Denied, Outcome::NotDone),   // CANTOPEN
+    (18, ErrorKind::Invalid, Outcome::NotDone),  // TOOBIG
+    (23, ErrorKind::Denied, Outcome::NotDone),   // AUTH
+    (26, ErrorKind::Corrupt, Outcome::NotDone),  // NOTADB
 ];
 
 fn of_code(code: u32) -> (ErrorKind, Outcome) {

@@ -127,7 +127,7 @@ async fn find(
 }
 
 static MARK: Values = Values::new(
-    "INSERT INTO inbox_expired (user_id, message) SELECT * FROM",
+    "INSERT INTO inbox_starts (user_id, message) SELECT * FROM",
     2,
     "WHERE column1 IS NOT NULL ON CONFLICT DO UPDATE SET message = max(message, excluded.message)",
 );

@@ -15,9 +15,9 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use crate::{
     checkpoints::{self, Of},
     connect::{Inner, detached},
-    cursor,
-    deliver, expire,
+    cursor, deliver,
     error::{BACKEND, failed},
+    expire,
     rows::{Columns, limit, record_columns},
     values::{MOST_ROWS, Values},
 };
@@ -31,10 +31,10 @@ const MOST_ENTRIES: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct SqliteInbox(pub(crate) Arc<Inner>);
 
-/// The newest entry of each user, or the newest expired one; 0 where there is neither.
+/// The newest entry of each user, and where the inbox begins.
 static ENDS: Values = Values::new(
     "SELECT v.column1, (SELECT max(message) FROM inbox WHERE user_id = v.column2), \
-     (SELECT message FROM inbox_expired WHERE user_id = v.column2) FROM",
+     (SELECT message FROM inbox_starts WHERE user_id = v.column2) FROM",
     2,
     "v WHERE v.column1 IS NOT NULL",
 );
@@ -70,12 +70,12 @@ impl SqliteInbox {
     }
 }
 
-/// A pull as one statement, so that it sees one state of the file: the newest expired entry, and the entries from the
-/// cursor's own on.
+/// A pull as one statement, so that it sees one state of the file: where the inbox begins, and the entries from the cursor's
+/// own on.
 const PULL: &str = concat!(
-    "SELECT x.expired, i.message, ",
+    "SELECT x.start, i.message, ",
     record_columns!(),
-    " FROM (SELECT coalesce((SELECT message FROM inbox_expired WHERE user_id = ?1), 0) AS expired) x \
+    " FROM (SELECT coalesce((SELECT message FROM inbox_starts WHERE user_id = ?1), 0) AS start) x \
      LEFT JOIN inbox i ON i.user_id = ?1 AND i.message >= ?2 LEFT JOIN messages m ON m.id = i.message \
      ORDER BY i.message LIMIT ?3"
 );
@@ -116,13 +116,13 @@ impl SyncInbox for SqliteInbox {
         let mut entries = Vec::with_capacity(rows.len());
         for row in &rows {
             let columns = Columns::new(row, 0, operation);
-            let expired = columns.int(0)?;
-            // Nothing after the cursor is gone, if nothing expired after it; and it is this user's, if the user has the
-            // entry, or had it until it expired. Zero stands before everything.
-            is_proven |= after == expired;
+            let start = columns.int(0)?;
+            // Nothing after the cursor is gone, if the inbox begins there or before; and the user has the entry, or had it
+            // until it expired.
+            is_proven |= after == start;
             match columns.optional_int(1)? {
                 None => {}
-                Some(message) if message == after => is_proven |= after > expired,
+                Some(message) if message == after => is_proven |= after > start,
                 Some(message) => {
                     let record = Arc::new(Columns::new(row, 2, operation).record()?);
                     entries.push(Entry { cursor: self.cursor(message), record });
@@ -143,9 +143,13 @@ impl SyncInbox for SqliteInbox {
     }
 
     async fn anchor(&self, user: &UserId) -> Result<Cursor> {
-        // Nothing has to be written: the place before everything is as good as an entry.
-        let ends = Self::ends(self, std::slice::from_ref(user), "inbox.anchor").await?;
-        Ok(self.cursor(ends.into_iter().flatten().next().unwrap_or(0)))
+        let operation = "inbox.anchor";
+        let ends = Self::ends(self, std::slice::from_ref(user), operation).await?;
+        if let Some(end) = ends.into_iter().flatten().next() {
+            return Ok(self.cursor(end));
+        }
+        detached(operation, deliver::anchor(self.0.clone(), user.clone())).await?;
+        Ok(self.cursor(0))
     }
 
     async fn expire(&self, max: usize) -> Result<bool> {

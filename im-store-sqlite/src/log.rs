@@ -75,14 +75,15 @@ async fn open_epoch(inner: Arc<Inner>, epoch: Epoch, incarnation: Incarnation) -
     }
     let (first_id, began) = (writer.next_id(operation).await?, inner.clock.now());
     writer.begin(operation, inner.acked).await?;
-    let inserted = sqlx::query("INSERT INTO log_epochs (epoch, incarnation, first_offset, began) VALUES (?, ?, ?, ?)")
-        .bind(epoch.0)
-        .bind(incarnation.as_str())
-        .bind(first_id)
-        .bind(began.0)
-        .execute(writer.conn())
-        .await
-        .map_err(failed(operation));
+    let inserted =
+        sqlx::query("INSERT INTO log_epochs (epoch, incarnation, first_offset, began) VALUES (?, ?, ?, ?)")
+            .bind(epoch.0)
+            .bind(incarnation.as_str())
+            .bind(first_id)
+            .bind(began.0)
+            .execute(writer.conn())
+            .await
+            .map_err(failed(operation));
     writer.end(operation, inserted).await?;
     epochs.push(LogEpoch { epoch, incarnation, first_id, began });
     inner.set_epochs(epochs);

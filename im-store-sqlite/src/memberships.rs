@@ -196,7 +196,8 @@ pub(crate) async fn list(
     for row in &rows {
         let columns = Columns::new(row, 0, operation);
         let is_same = |last: &Option<Membership>| {
-            last.as_ref().is_some_and(|last| columns.text(0).is_ok_and(|id| id == last.conversation.id.as_str()))
+            last.as_ref()
+                .is_some_and(|last| columns.text(0).is_ok_and(|id| id == last.conversation.id.as_str()))
         };
         if !memberships.last().is_some_and(is_same) {
             memberships.push(None);

@@ -6,7 +6,11 @@ use im_core::{
     ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Epoch, Error, Found, LogRecord, Mark,
     Ordinal, Position, Receipt, Record, RecordKind, Result, Seq, Timestamp, UserId,
 };
-use sqlx::{Row, Sqlite, query::Query, sqlite::{SqliteArguments, SqliteRow}};
+use sqlx::{
+    Row, Sqlite,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
 use crate::{
     epochs::Epochs,
@@ -87,7 +91,10 @@ impl<'r> Columns<'r> {
 
     /// A sequence id and its ordinal, in two columns that follow each other.
     pub(crate) fn mark(&self, column: usize) -> Result<Mark> {
-        Ok(Mark { seq: Seq(self.int(column)?.unsigned_abs()), ordinal: Ordinal(self.int(column + 1)?.unsigned_abs()) })
+        Ok(Mark {
+            seq: Seq(self.int(column)?.unsigned_abs()),
+            ordinal: Ordinal(self.int(column + 1)?.unsigned_abs()),
+        })
     }
 
     /// The same where the first may be NULL.

@@ -146,10 +146,8 @@ impl MessageStore for SqliteStore {
         for (chunk, records) in places.chunks(MOST_ROWS).zip(records.chunks_mut(MOST_ROWS)) {
             let mut query = sqlx::query(AssertSqlSafe(GET.sql(chunk.len())));
             for (index, (conversation, seq)) in chunk.iter().enumerate() {
-                query = query
-                    .bind(index as i64)
-                    .bind(Arc::<str>::from(conversation.clone()))
-                    .bind(number(seq.0));
+                query =
+                    query.bind(index as i64).bind(Arc::<str>::from(conversation.clone())).bind(number(seq.0));
             }
             let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
             Self::place(&rows, records, operation)?;

@@ -163,8 +163,11 @@ async fn write_moves(writer: &mut Writer, moves: Moves) -> sqlx::Result<()> {
         }
         query.execute(writer.conn()).await?;
     }
-    let changes: Vec<_> =
-        moves.changes.into_iter().map(|((user, conversation), version)| (user, conversation, version)).collect();
+    let changes: Vec<_> = moves
+        .changes
+        .into_iter()
+        .map(|((user, conversation), version)| (user, conversation, version))
+        .collect();
     versions::set(writer.conn(), &changes).await
 }
 

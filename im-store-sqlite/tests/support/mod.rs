@@ -62,7 +62,8 @@ impl File {
 
     async fn open_again(&self, restored: bool) -> Result<(), Violation> {
         self.close().await?;
-        let open = builder(self.path("chat.db"), &self.clock).restored(restored).open().await.map_err(wrong)?;
+        let open =
+            builder(self.path("chat.db"), &self.clock).restored(restored).open().await.map_err(wrong)?;
         *self.open.lock().unwrap() = open;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use im_core::{
-    Batch, Checkpoint, Cursor, Delivered, Delivery, Epoch, Error, ErrorKind, Incarnation, InboxInfo, Lineage,
+    Batch, Checkpoint, Cursor, Delivered, Delivery, Epoch, Error, ErrorKind, InboxInfo, Incarnation, Lineage,
     LogRecord, MessageLog, MessageStore, Partition, Parts, Position, Pull, Result, SyncInbox, UserId,
 };
 use im_store_sqlite::Sqlite;
@@ -106,7 +106,8 @@ impl Adapted {
         let options = SqliteConnectOptions::new().filename(&self.path);
         let id: i64 = async {
             let mut conn = options.connect().await?;
-            let (conversation, key) = (record.record.conversation.as_str(), record.record.client_msg_id.as_str());
+            let (conversation, key) =
+                (record.record.conversation.as_str(), record.record.client_msg_id.as_str());
             sqlx::query_scalar(sql).bind(conversation).bind(key).fetch_one(&mut conn).await
         }
         .await

@@ -1,0 +1,230 @@
+//! The inbox on the file's own log: what the suite cannot ask for.
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
+
+use im_core::{
+    Append, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationId, Cursor, Delivered, Delivery,
+    Entry, Epoch, ErrorKind, Lineage, LogRead, LogRecord, MessageLog, Partition, Position, Pull, Recipient,
+    RecordKind, SyncInbox, UserId,
+};
+use im_store_sqlite::Sqlite;
+use im_testkit::Data;
+use support::File;
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+async fn file() -> (File, Sqlite) {
+    let file = File::fresh().await.unwrap();
+    let sqlite = file.open();
+    let incarnation = sqlite.log().info().await.unwrap().incarnation;
+    sqlite.log().open_epoch(Epoch(1), &incarnation).await.unwrap();
+    (file, sqlite)
+}
+
+/// Appends messages and reads them back with their places.
+async fn append(sqlite: &Sqlite, conversation: &str, count: usize) -> Vec<LogRecord> {
+    let conversation = ConversationId::group(conversation).unwrap();
+    let one = |_| Append {
+        conversation: conversation.clone(),
+        sender: user("carol"),
+        device: None,
+        send_to: None,
+        client_msg_id: ClientMsgId::fresh(),
+        kind: RecordKind::Message,
+        content_type: ContentType::Text,
+        content: "hello".into(),
+        hash: ContentHash::of(RecordKind::Message, ContentType::Text, "hello"),
+        floor: None,
+    };
+    let log = sqlite.log();
+    let epoch = log.info().await.unwrap().epoch.unwrap().0;
+    let after = log.ends().await.unwrap()[0];
+    let batch: Vec<_> = (0..count).map(one).collect();
+    log.append(Partition(0), epoch, &batch).await.unwrap();
+    match log.read(Partition(0), after, count, Duration::ZERO).await.unwrap() {
+        LogRead::Records(records) => records,
+        LogRead::Trimmed(_) => panic!("trimmed"),
+    }
+}
+
+async fn delivery(sqlite: &Sqlite, records: &[LogRecord], users: &[UserId]) -> Delivery {
+    let inbox = sqlite.inbox().info().await.unwrap().incarnation;
+    let indices: Arc<[u32]> = (0..records.len() as u32).collect();
+    let recipient = |user: &UserId| Recipient { user: user.clone(), records: indices.clone() };
+    Delivery {
+        partition: Partition(0),
+        inbox,
+        records: records.to_vec(),
+        recipients: users.iter().map(recipient).collect(),
+        checkpoint: None,
+    }
+}
+
+async fn deliver(sqlite: &Sqlite, records: &[LogRecord], users: &[UserId]) -> Vec<Delivered> {
+    let delivered = sqlite.inbox().deliver(&delivery(sqlite, records, users).await).await.unwrap();
+    delivered.into_iter().map(Result::unwrap).collect()
+}
+
+async fn page(sqlite: &Sqlite, user: &UserId, after: &Cursor) -> Option<Vec<Entry>> {
+    match sqlite.inbox().pull(user, after, 100).await.unwrap() {
+        Pull::Page { entries, more: false } => Some(entries),
+        Pull::Page { .. } => panic!("more than 100 entries"),
+        Pull::Resync => None,
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_is_shared_by_those_who_have_the_entry_and_refused_to_others() {
+    let (_file, sqlite) = file().await;
+    let (alice, bob, eve) = (user("alice"), user("bob"), user("eve"));
+    let both = append(&sqlite, "g", 2).await;
+    let shared = deliver(&sqlite, &both, &[alice.clone(), bob.clone()]).await;
+    assert_eq!(shared[0].cursors, shared[1].cursors);
+    let only_bob = append(&sqlite, "h", 1).await;
+    let bobs = deliver(&sqlite, &only_bob, std::slice::from_ref(&bob)).await;
+    assert_eq!(page(&sqlite, &alice, &shared[1].cursors[0]).await.unwrap().len(), 1);
+    assert_eq!(page(&sqlite, &alice, &bobs[0].cursors[0]).await, None, "an entry that alice does not have");
+    assert_eq!(page(&sqlite, &eve, &shared[0].cursors[0]).await, None, "an entry that eve does not have");
+    let future = Cursor::new(format!("{}0", bobs[0].cursors[0].as_str()));
+    assert_eq!(page(&sqlite, &bob, &future).await, None, "a cursor from the future");
+}
+
+#[tokio::test]
+async fn the_place_before_is_known_also_after_a_restart() {
+    let (file, sqlite) = file().await;
+    let alice = [user("alice")];
+    let anchor = sqlite.inbox().anchor(&alice[0]).await.unwrap();
+    let first = deliver(&sqlite, &append(&sqlite, "g", 2).await, &alice).await;
+    assert_eq!(first[0].previous, Some(anchor));
+    file.reopen().await.unwrap();
+    let sqlite = file.open();
+    let records = append(&sqlite, "g", 1).await;
+    let second = deliver(&sqlite, &records, &alice).await;
+    assert_eq!(second[0].previous.as_ref(), first[0].cursors.last());
+    let again = deliver(&sqlite, &records, &alice).await;
+    assert_eq!(again[0].previous, None, "a repeat");
+    assert_eq!(again[0].cursors, second[0].cursors);
+}
+
+#[tokio::test]
+async fn an_idle_users_cursor_outlives_the_expiry_of_its_entry() {
+    let (file, sqlite) = file().await;
+    let alice = [user("alice")];
+    let old = append(&sqlite, "g", 3).await;
+    let first = deliver(&sqlite, &old, &alice).await;
+    file.pass(Duration::from_secs(5400)).await;
+    while sqlite.inbox().expire(1).await.unwrap() {}
+    let cursors = &first[0].cursors;
+    assert_eq!(page(&sqlite, &alice[0], &cursors[2]).await, Some(vec![]));
+    assert_eq!(page(&sqlite, &alice[0], &cursors[1]).await, None, "an entry after it has expired");
+    assert_eq!(sqlite.inbox().anchor(&alice[0]).await.unwrap(), cursors[2]);
+    // A zombie that delivers them once more brings no gap.
+    deliver(&sqlite, &old, &alice).await;
+    assert_eq!(page(&sqlite, &alice[0], &cursors[0]).await, None, "an entry that came back");
+    assert_eq!(page(&sqlite, &alice[0], &cursors[2]).await, Some(vec![]));
+    let new = append(&sqlite, "g", 1).await;
+    deliver(&sqlite, &new, &alice).await;
+    let entries = page(&sqlite, &alice[0], &cursors[2]).await.unwrap();
+    assert_eq!(entries.iter().map(|entry| entry.record.clone()).collect::<Vec<_>>(), [new[0].record.clone()]);
+}
+
+#[tokio::test]
+async fn nothing_younger_expires_and_a_walk_over_many_inboxes_ends() {
+    let (file, sqlite) = file().await;
+    let users: Vec<_> = (0..50).map(|n| user(&format!("u{n}"))).collect();
+    let old = append(&sqlite, "g", 4).await;
+    let first = deliver(&sqlite, &old, &users).await;
+    file.pass(Duration::from_secs(1800)).await;
+    let young = append(&sqlite, "g", 2).await;
+    deliver(&sqlite, &young, &users[..25]).await;
+    file.pass(Duration::from_secs(2000)).await;
+    let mut calls = 0;
+    while sqlite.inbox().expire(7).await.unwrap() {
+        calls += 1;
+        assert!(calls < 200, "the walk does not end");
+    }
+    assert!(calls >= 200 / 7, "{calls} calls for 200 entries, 7 at once");
+    for (n, user) in users.iter().enumerate() {
+        let entries = page(&sqlite, user, &first[n].cursors[3]).await.unwrap();
+        assert_eq!(entries.len(), if n < 25 { 2 } else { 0 });
+        assert_eq!(page(&sqlite, user, &first[n].cursors[2]).await, None);
+    }
+    assert!(!sqlite.inbox().expire(7).await.unwrap());
+}
+
+#[tokio::test]
+async fn records_of_another_log_are_refused() {
+    let (_file, sqlite) = file().await;
+    let (other_file, other) = file().await;
+    let records = append(&sqlite, "g", 3).await;
+    let strange = append(&other, "h", 3).await;
+    let given = delivery(&sqlite, &strange, &[user("alice")]).await;
+    let refused = sqlite.inbox().deliver(&given).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(!refused.is_transient());
+    let ahead = append(&other, "h", 3).await;
+    let given = delivery(&sqlite, &ahead, &[user("alice")]).await;
+    assert_eq!(sqlite.inbox().deliver(&given).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(sqlite.inbox().ends(&[user("alice")]).await.unwrap(), [None]);
+    deliver(&sqlite, &records, &[user("alice")]).await;
+    drop(other_file);
+}
+
+#[tokio::test]
+async fn a_restored_file_serves_no_cursor_of_before() {
+    let (file, sqlite) = file().await;
+    let alice = [user("alice")];
+    file.save().await.unwrap();
+    let records = append(&sqlite, "g", 1).await;
+    let cursor = deliver(&sqlite, &records, &alice).await.remove(0).cursors.remove(0);
+    file.lose_tail(im_testkit::Part::Inbox, 1).await.unwrap();
+    let sqlite = file.open();
+    let incarnation = sqlite.log().info().await.unwrap().incarnation;
+    sqlite.log().open_epoch(Epoch(2), &incarnation).await.unwrap();
+    // Another record takes the place of the lost one.
+    let seeded = append_with_floor(&sqlite).await;
+    assert_eq!(seeded[0].position.offset, records[0].position.offset);
+    deliver(&sqlite, &seeded, &alice).await;
+    assert_eq!(page(&sqlite, &alice[0], &cursor).await, None);
+}
+
+async fn append_with_floor(sqlite: &Sqlite) -> Vec<LogRecord> {
+    let log = sqlite.log();
+    let after = log.ends().await.unwrap()[0];
+    let append = Append {
+        conversation: ConversationId::group("other").unwrap(),
+        sender: user("carol"),
+        device: None,
+        send_to: None,
+        client_msg_id: ClientMsgId::fresh(),
+        kind: RecordKind::Message,
+        content_type: ContentType::Text,
+        content: "x".into(),
+        hash: ContentHash(1),
+        floor: Some(im_core::Floor::default()),
+    };
+    log.append(Partition(0), Epoch(2), &[append]).await.unwrap();
+    match log.read(Partition(0), after, 10, Duration::ZERO).await.unwrap() {
+        LogRead::Records(records) => records,
+        LogRead::Trimmed(_) => panic!("trimmed"),
+    }
+}
+
+#[tokio::test]
+async fn the_checkpoint_comes_with_the_entries() {
+    let (file, sqlite) = file().await;
+    let own = sqlite.inbox().info().await.unwrap().incarnation;
+    let records = append(&sqlite, "g", 2).await;
+    let lineage = Lineage { log: own.clone(), store: own.clone(), inbox: own };
+    let end = records[1].position;
+    let checkpoint = Checkpoint { position: end, rewind: Position::START, lineage };
+    let with =
+        Delivery { checkpoint: Some(checkpoint.clone()), ..delivery(&sqlite, &records, &[user("a")]).await };
+    sqlite.inbox().deliver(&with).await.unwrap();
+    file.reopen().await.unwrap();
+    assert_eq!(file.open().inbox().checkpoint(Partition(0)).await.unwrap(), Some(checkpoint));
+}
