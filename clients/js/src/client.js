@@ -58,7 +58,7 @@ export class ChatClient {
   /**
    * @param {{
    *   url: string,
-   *   token: string | (() => string | Promise<string>),
+   *   token: string | ((again: boolean) => string | Promise<string>),
    *   user: string,
    *   device: string,
    *   platform?: string,
@@ -66,7 +66,7 @@ export class ChatClient {
    *   openSocket?: (url: string, protocols: string[]) => import("./link.js").Socket,
    *   env?: import("./env.js").Env,
    * }} options
-   *   `url`: `wss://…`. `token`: a function is asked at every connection, so that a token may run out.
+   *   `url`: `wss://…`. `token`: a function is asked at every connection; with `true` where the last token had run out.
    *   `device`: made once per installation and kept; two clients with one device push each other out.
    *   `storage`: what is kept there outlives the client; by default nothing is.
    */
@@ -360,7 +360,7 @@ export class ChatClient {
     if (again && typeof token === "string") throw new ChatError("token_expired", "the token has expired");
     const { cursor, state } = this.#store;
     const stand = cursor === null ? {} : { cursor, state: state ?? undefined };
-    return { token: typeof token === "string" ? token : await token(), device, platform, ...stand };
+    return { token: typeof token === "string" ? token : await token(again), device, platform, ...stand };
   }
 
   #status(/** @type {import("./connection.js").Status} */ status) {
