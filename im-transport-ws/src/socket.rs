@@ -266,3 +266,39 @@ async fn begin(on_upgrade: OnUpgrade, waiting: Waiting) -> Option<(Wire<Stream>,
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use im_engine::{DeviceId, Platform, memory::Memory};
+
+    use super::*;
+    use crate::{AuthError, Authenticated};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    #[async_trait]
+    impl Authenticator for Nobody {
+        async fn authenticate(
+            &self,
+            _: &str,
+            _: &DeviceId,
+            _: Option<&Platform>,
+        ) -> Result<Authenticated, AuthError> {
+            Err(AuthError::Invalid)
+        }
+    }
+
+    /// Each of thousands of idle connections holds its future: what is rare in it must be boxed.
+    #[tokio::test]
+    async fn the_future_of_a_connection_is_small() {
+        let chat = Engine::builder(Memory::new()).start().await.unwrap();
+        let transport = Transport::new(chat, Nobody, WsConfig::default());
+        let on_upgrade = hyper::upgrade::on(&mut Request::new(Body::empty()));
+        let serving = serve(on_upgrade, Waiting::enter(&transport.shared).unwrap());
+        assert!(size_of_val(&serving) <= 1536, "{} bytes", size_of_val(&serving));
+        drop(serving);
+        assert_eq!(transport.shared.waiting.load(Ordering::Relaxed), 0);
+    }
+}

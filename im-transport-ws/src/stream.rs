@@ -14,15 +14,24 @@ pub(crate) type Stream = Either<TcpStream, TokioIo<Upgraded>>;
 /// `axum::serve` leaves Nagle's algorithm on: an event right behind an answer would wait 40 ms for the client's delayed
 /// acknowledgement. On TCP it is switched off here; a host with a stream of its own does that itself.
 pub(crate) fn stream(upgraded: Upgraded) -> (Stream, Bytes) {
+    let (tcp, read) = match tcp(upgraded) {
+        Ok(tcp) => tcp,
+        Err(upgraded) => return (Either::Right(TokioIo::new(upgraded)), Bytes::new()),
+    };
+    if let Err(error) = tcp.set_nodelay(true) {
+        tracing::debug!(%error, "frames may be delayed");
+    }
+    (Either::Left(tcp), read)
+}
+
+/// TCP, if it is that: as `axum::serve` has it, or hyper's own connections.
+fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     match auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded) {
-        Ok(parts) => {
-            let tcp = parts.io.into_inner();
-            if let Err(error) = tcp.set_nodelay(true) {
-                tracing::debug!(%error, "frames may be delayed");
-            }
-            (Either::Left(tcp), parts.read_buf)
+        Ok(parts) => Ok((parts.io.into_inner(), parts.read_buf)),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+            Ok((parts.io.into_inner(), parts.read_buf))
         }
-        Err(upgraded) => (Either::Right(TokioIo::new(upgraded)), Bytes::new()),
     }
 }
 

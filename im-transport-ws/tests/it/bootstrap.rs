@@ -1,8 +1,14 @@
 //! A client without a cursor begins afresh.
 
+use std::time::Duration;
+
+use im_engine::memory::Memory;
 use serde_json::{Value, json};
 
-use crate::support::{Server, message};
+use crate::{
+    held::held,
+    support::{Server, message},
+};
 
 #[tokio::test]
 async fn a_bootstrap_brings_every_conversation_and_a_cursor() {
@@ -63,4 +69,26 @@ async fn what_is_sent_after_a_bootstrap_follows_its_cursor() {
     assert_eq!(second["end"], second["entries"][0]["cursor"]);
     let pulled = bob.ok(json!({"op": "pull", "after": first["end"]})).await;
     assert_eq!(pulled["entries"], second["entries"], "a signal says what a pull says");
+}
+
+#[tokio::test]
+async fn what_the_store_is_not_far_enough_for_is_named_and_asked_for_again() {
+    let (parts, go) = held(&Memory::new());
+    let server = Server::on(parts, |engine| engine.bootstrap_wait = Duration::from_millis(50), |_| {}).await;
+    let mut alice = server.client("alice").await;
+    let single = alice.single("bob").await;
+    alice.ok(message(&single, "m", "hi")).await;
+    let first = alice.ok(json!({"op": "conversations", "fresh": true})).await;
+    assert_eq!((&first["conversations"], &first["behind"]), (&json!([]), &json!([single])));
+    assert!(first["cursor"].is_string());
+    let again = json!({"op": "conversations", "ids": [single]});
+    assert_eq!(alice.ok(again.clone()).await, json!({"conversations": [], "behind": [single]}));
+    go.send(true).unwrap();
+    loop {
+        let some = alice.ok(again.clone()).await;
+        if some["behind"].is_null() {
+            assert_eq!(some["conversations"][0]["head"]["seq"], 1);
+            break;
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod first;
 mod flow;
 mod golden;
 mod handshake;
+mod held;
 mod hello;
 mod operations;
 mod slow;

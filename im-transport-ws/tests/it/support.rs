@@ -5,7 +5,7 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 use async_trait::async_trait;
 use axum::Router;
 use futures::{SinkExt, StreamExt};
-use im_engine::{Config, DeviceId, Engine, Identity, Platform, Timestamp, UserId, memory::Memory};
+use im_engine::{Config, DeviceId, Engine, Identity, Parts, Platform, Timestamp, UserId, memory::Memory};
 use im_transport_ws::{AuthError, Authenticated, Authenticator, Transport, WsConfig};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -72,14 +72,14 @@ impl Server {
     }
 
     pub(crate) async fn on(
-        memory: &Memory,
+        parts: impl Into<Parts>,
         engine: impl FnOnce(&mut Config),
         ws: impl FnOnce(&mut WsConfig),
     ) -> Self {
         let (mut config, mut ws_config) = (Config::default(), WsConfig::default());
         engine(&mut config);
         ws(&mut ws_config);
-        let chat = Engine::builder(memory).config(config).start().await.unwrap();
+        let chat = Engine::builder(parts).config(config).start().await.unwrap();
         let transport = Transport::new(chat.clone(), Names, ws_config);
         let app = Router::new().route("/im", transport.route());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
