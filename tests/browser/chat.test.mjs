@@ -3,13 +3,16 @@
 import assert from "node:assert/strict";
 import test, { after, before } from "node:test";
 import { launch } from "./browser.mjs";
-import { enter, enterBeside } from "./page.mjs";
+import { enter, enterBeside, sendAs } from "./page.mjs";
 import { startServer } from "./server.mjs";
 
 /** @type {import("playwright-core").Browser} */
 let browser;
 before(async () => (browser = await launch()));
 after(() => browser.close());
+
+const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => `${from + index}`);
+const PHONE = { viewport: { width: 390, height: 780 }, hasTouch: true, isMobile: true };
 
 test("two users chat both ways", async (t) => {
   const server = await startServer(t);
@@ -28,4 +31,289 @@ test("two users chat both ways", async (t) => {
   await alice.screenshot("single-alice");
   await bob.screenshot("single-bob");
   assert.deepEqual([...alice.errors, ...bob.errors], []);
+});
+
+test("a group: created, joined by its id, chatted in, left", async (t) => {
+  const server = await startServer(t);
+  const [alice, bob, carol] = [
+    await enter(browser, server, "alice"),
+    await enter(browser, server, "bob"),
+    await enter(browser, server, "carol"),
+  ];
+  await alice.createGroup("Reading circle 读书会", ["bob"]);
+  await alice.page.locator(".notice", { hasText: "You created the group" }).waitFor();
+  await alice.page.locator(".head .info").click();
+  await alice.page.locator(".people li", { hasText: "bob" }).waitFor();
+  await alice.screenshot("group-info");
+  const id = await alice.page.locator("dialog code").textContent();
+  await alice.page.keyboard.press("Escape");
+  await carol.joinGroup(id);
+  await bob.open("Reading circle 读书会");
+  await bob.page.locator(".notice", { hasText: "carol joined" }).waitFor();
+  await carol.write("大家好！");
+  for (const window of [alice, bob]) await window.sees("大家好！");
+  await bob.write("Welcome, Carol");
+  await bob.write("We read chapter three this week.");
+  await alice.write("Six o'clock?");
+  await carol.sees("Six o'clock?");
+  assert.deepEqual(await alice.texts(), ["大家好！", "Welcome, Carol", "We read chapter three this week.", "Six o'clock?"]);
+  await carol.screenshot("group");
+  bob.page.once("dialog", (sure) => sure.accept());
+  await bob.page.locator(".head .info").click();
+  await bob.page.locator("dialog .danger").click();
+  await bob.page.locator(".composer .gone").waitFor();
+  await alice.page.locator(".notice", { hasText: "bob left" }).waitFor();
+  await alice.write("Bob does not see this");
+  await carol.sees("Bob does not see this");
+  assert.ok(!(await bob.texts()).includes("Bob does not see this"));
+  await bob.screenshot("group-left");
+  assert.deepEqual([...alice.errors, ...bob.errors, ...carol.errors], []);
+});
+
+test("unread counts clear in the user's other window", async (t) => {
+  const server = await startServer(t);
+  const [alice, bob] = [await enter(browser, server, "alice"), await enter(browser, server, "bob")];
+  const beside = await enterBeside(bob, server, "bob");
+  await alice.message("bob");
+  for (const text of ["one", "two", "three"]) await alice.write(text);
+  for (const window of [bob, beside]) await window.unread("alice", 3);
+  assert.equal(await beside.page.title(), "(3) Chat");
+  await beside.screenshot("unread");
+  await bob.open("alice");
+  for (const window of [bob, beside]) await window.unread("alice", 0);
+  assert.equal(await beside.page.title(), "Chat");
+  await bob.write("from my first window");
+  await beside.open("alice");
+  await beside.sees("from my first window", "mine");
+  await beside.unread("alice", 0);
+  assert.deepEqual([...alice.errors, ...bob.errors, ...beside.errors], []);
+});
+
+test("history is paged upwards, and what one reads stays where it is", async (t) => {
+  const server = await startServer(t);
+  const bob = await enter(browser, server, "bob");
+  await sendAs(bob, "alice", { to: "bob" }, numbers(1, 180));
+  await bob.open("alice");
+  await bob.sees("180");
+  assert.ok((await bob.texts()).length < 180, "only the newest page at first");
+  const scroller = bob.page.locator(".scroller");
+  const first = bob.messages.first();
+  for (let pages = 0; pages < 20 && !(await bob.texts()).includes("1"); pages += 1) {
+    const [text, before] = [await first.locator(".text").textContent(), (await bob.texts()).length];
+    await scroller.evaluate((element) => element.scrollTo({ top: 0, behavior: "instant" }));
+    await bob.page.locator(`.messages .message >> nth=${before}`).waitFor();
+    await bob.sees(text);
+  }
+  assert.deepEqual(await bob.texts(), numbers(1, 180));
+  await bob.page.locator(".top", { hasText: "The beginning" }).waitFor({ state: "attached" });
+  await bob.screenshot("history");
+  assert.deepEqual(bob.errors, []);
+});
+
+test("while one reads further up, what stands there stays, and new messages are told of", async (t) => {
+  const server = await startServer(t);
+  const [alice, bob] = [await enter(browser, server, "alice"), await enter(browser, server, "bob")];
+  await sendAs(bob, "alice", { to: "bob" }, numbers(1, 60));
+  await bob.open("alice");
+  await bob.sees("60");
+  const line = bob.page.locator(".message", { hasText: /^30/ });
+  await line.scrollIntoViewIfNeeded();
+  const before = await line.boundingBox();
+  await alice.open("bob");
+  await alice.write("news");
+  const down = bob.page.locator(".down", { hasText: "1 new message" });
+  await down.waitFor();
+  assert.deepEqual(await line.boundingBox(), before);
+  await bob.unread("alice", 1);
+  await bob.screenshot("new-below");
+  await down.click();
+  await bob.unread("alice", 0);
+  assert.deepEqual([...alice.errors, ...bob.errors], []);
+});
+
+test("kill -9 of the server and a restart: nothing lost, nothing doubled, order kept", async (t) => {
+  const server = await startServer(t);
+  const [alice, bob] = [await enter(browser, server, "alice"), await enter(browser, server, "bob")];
+  const beside = await enterBeside(bob, server, "bob");
+  await alice.message("bob");
+  await alice.write("a0");
+  for (const window of [bob, beside]) await window.open("alice");
+  await bob.sees("a0");
+  let next = 1;
+  const both = async (count) => {
+    for (let each = 0; each < count; each += 1, next += 1) await Promise.all([alice.write(`a${next}`), bob.write(`b${next}`)]);
+  };
+  for (let round = 0; round < 3; round += 1) {
+    await both(5);
+    await server.kill();
+    await alice.page.locator(".banner.waiting").waitFor();
+    await both(3);
+    await alice.sees(`a${next - 1}`, "pending");
+    if (round === 0) await alice.screenshot("offline");
+    await server.restart();
+    for (const window of [alice, bob, beside]) await window.online();
+  }
+  await alice.sees(`a${next - 1}`, "sent");
+  await bob.sees(`b${next - 1}`, "sent");
+  for (const window of [alice, bob, beside]) {
+    for (const last of [`a${next - 1}`, `b${next - 1}`]) await window.sees(last, "sent");
+  }
+  const texts = await alice.texts();
+  for (const who of ["a", "b"]) {
+    const said = numbers(who === "a" ? 0 : 1, next - 1).map((number) => `${who}${number}`);
+    assert.deepEqual(texts.filter((text) => text.startsWith(who)), said);
+  }
+  assert.deepEqual(await bob.texts(), texts);
+  assert.deepEqual(await beside.texts(), texts);
+  await alice.screenshot("after-restarts");
+  await alice.page.reload();
+  await alice.online();
+  await alice.sees(`b${next - 1}`);
+  assert.deepEqual((await alice.texts()).slice(-10), texts.slice(-10), "and the same after a reload");
+});
+
+test("markup in messages, names and group names is shown as text", async (t) => {
+  const server = await startServer(t);
+  const evil = `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>`;
+  const mallory = `<b onclick=hacked()>M</b>`;
+  const [alice, other] = [await enter(browser, server, "alice"), await enter(browser, server, mallory)];
+  await other.createGroup(evil.slice(0, 80), ["alice"]);
+  await other.write(evil);
+  await other.write("javascript:alert(1) ' \" & &amp; \u202e");
+  await alice.row(evil.slice(0, 80)).click();
+  await alice.sees(evil);
+  for (const window of [alice, other]) {
+    assert.equal(await window.page.evaluate(() => globalThis.hacked), undefined);
+    assert.equal(await window.page.locator(".app img, .app script, .app b").count(), 0);
+    assert.deepEqual(window.errors, []);
+  }
+  assert.equal((await alice.texts())[0], evil);
+  await alice.screenshot("markup");
+});
+
+test("a window whose device is opened elsewhere says so, and comes back when asked", async (t) => {
+  const server = await startServer(t);
+  const first = await enter(browser, server, "alice");
+  const kept = await first.page.evaluate(() => ({ ...sessionStorage }));
+  const elsewhere = await browser.newContext({ viewport: { width: 1100, height: 720 }, locale: "en-GB" });
+  await elsewhere.addInitScript((items) => Object.entries(items).forEach(([key, value]) => sessionStorage.setItem(key, value)), kept);
+  const second = await elsewhere.newPage();
+  await second.goto(server.url);
+  await second.locator(".who .status.online").waitFor();
+  await first.page.locator(".banner.closed", { hasText: "opened in another window" }).waitFor();
+  await first.screenshot("kicked");
+  await first.page.locator(".banner button").click();
+  await first.online();
+  await second.locator(".banner.closed").waitFor();
+  assert.deepEqual(first.errors, []);
+});
+
+test("a duplicated window is a device of its own", async (t) => {
+  const server = await startServer(t);
+  const first = await enter(browser, server, "alice");
+  const kept = await first.page.evaluate(() => ({ ...sessionStorage }));
+  const second = await first.page.context().newPage();
+  await second.addInitScript((items) => Object.entries(items).forEach(([key, value]) => sessionStorage.setItem(key, value)), kept);
+  await second.goto(server.url);
+  await second.locator(".who .status.online").waitFor();
+  await first.message("bob");
+  await first.write("still here");
+  await first.sees("still here", "sent");
+  await second.locator(".conversation", { hasText: "still here" }).waitFor();
+});
+
+test("a reload keeps the place: who one is, the open conversation, what was written", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await alice.write("before the reload");
+  await alice.sees("before the reload", "sent");
+  await server.kill();
+  await alice.page.locator(".banner.waiting").waitFor();
+  await alice.write("written offline");
+  await alice.sees("written offline", "pending");
+  await server.restart();
+  await alice.page.reload();
+  await alice.online();
+  await alice.sees("written offline", "sent");
+  assert.deepEqual(await alice.texts(), ["before the reload", "written offline"]);
+});
+
+test("what is refused is said in words, and can be sent again or deleted", async (t) => {
+  const server = await startServer(t, ["--content-bytes", "100"]);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await alice.write("太长".repeat(50));
+  await alice.page.locator(".refusal", { hasText: "That is too long." }).waitFor();
+  await alice.write("short");
+  await alice.sees("short", "sent");
+  await alice.screenshot("refused");
+  await alice.page.locator(".refusal button", { hasText: "Delete" }).click();
+  await alice.page.locator(".refusal").waitFor({ state: "detached" });
+  await alice.page.locator("button.new").click();
+  const join = alice.page.locator("dialog form").nth(2);
+  await join.locator("input").fill("nowhere");
+  await join.locator("button").click();
+  await join.locator(".problem", { hasText: "There is no such group." }).waitFor();
+  await alice.screenshot("no-such-group");
+});
+
+test("the keyboard is enough", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  for (const name of ["bob", "carol"]) await sendAs(alice, name, { to: "alice" }, [`I am ${name}`]);
+  await alice.unread("carol", 1);
+  const { keyboard } = alice.page;
+  await alice.row("carol").focus();
+  await keyboard.press("ArrowDown");
+  await keyboard.press("Enter");
+  await alice.sees("I am bob");
+  await keyboard.type("hello");
+  await keyboard.press("Shift+Enter");
+  await keyboard.type("bob");
+  await keyboard.press("Enter");
+  await alice.sees("hello\nbob", "sent");
+  await alice.page.locator("button.new").focus();
+  await keyboard.press("Enter");
+  await keyboard.type("dave");
+  await keyboard.press("Enter");
+  await alice.page.locator(".pane .head h2", { hasText: "dave" }).waitFor();
+  assert.deepEqual(alice.errors, []);
+});
+
+test("on a phone, in Chinese: the list, a conversation, and back", async (t) => {
+  const server = await startServer(t);
+  const xiaoming = await enter(browser, server, "小明", { ...PHONE, locale: "zh-CN" });
+  await sendAs(xiaoming, "小红", { to: "小明" }, ["下午好！", "晚上一起吃饭吗？我知道一家很不错的饺子馆，就在地铁站旁边，走路五分钟就到。"]);
+  await xiaoming.unread("小红", 2);
+  await xiaoming.screenshot("phone-list");
+  await xiaoming.open("小红");
+  await xiaoming.sees("下午好！");
+  await xiaoming.write("好啊，几点？");
+  await xiaoming.sees("好啊，几点？", "sent");
+  await xiaoming.screenshot("phone-chat");
+  assert.equal(await xiaoming.page.locator(".side").isVisible(), false);
+  await xiaoming.page.goBack();
+  await xiaoming.row("小红").waitFor();
+  assert.equal(await xiaoming.page.locator(".pane").isVisible(), false);
+  await xiaoming.page.locator("button.new").click();
+  await xiaoming.page.locator("dialog h3", { hasText: "新建群组" }).waitFor();
+  await xiaoming.screenshot("phone-dialog");
+  const overflow = await xiaoming.page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.equal(overflow, 0, "nothing is wider than the screen");
+  assert.deepEqual(xiaoming.errors, []);
+});
+
+test("signing out leaves nothing in the window", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice", { colorScheme: "dark" });
+  await alice.message("bob");
+  await alice.write("hi");
+  await alice.sees("hi", "sent");
+  await alice.screenshot("dark");
+  await alice.page.locator(".sign-out").click();
+  await alice.page.locator(".login").waitFor();
+  await alice.screenshot("login");
+  assert.deepEqual(await alice.page.evaluate(() => Object.keys(sessionStorage)), []);
+  assert.deepEqual(alice.errors, []);
 });

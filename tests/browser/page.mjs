@@ -11,6 +11,29 @@ export async function enter(browser, server, user, options = {}) {
   return signIn(await context.newPage(), server, user);
 }
 
+/**
+ * Sends as a user who has no window, by the same client, from inside a page; resolves when all of it is acked.
+ *
+ * @param {Window} window
+ * @param {string} user
+ * @param {{ to: string } | { group: string }} where
+ * @param {string[]} texts
+ */
+export function sendAs(window, user, where, texts) {
+  const say = async ({ user, where, texts }) => {
+    const { ChatClient } = await import("/client/src/index.js");
+    const headers = { "content-type": "application/json" };
+    const login = await fetch("/dev/login", { method: "POST", headers, body: JSON.stringify({ user }) });
+    const { token } = await login.json();
+    const chat = new ChatClient({ url: `ws://${location.host}/im`, token, user, device: "hands" });
+    await chat.start();
+    const { id } = where.to ? await chat.openSingle(where.to) : await chat.join(where.group);
+    await Promise.all(texts.map((text) => chat.send(id, text)));
+    await chat.stop();
+  };
+  return window.page.evaluate(say, { user, where, texts });
+}
+
 /** A further window in the same browser. */
 export async function enterBeside(window, server, user) {
   return signIn(await window.page.context().newPage(), server, user);
@@ -64,7 +87,7 @@ export class Window {
 
   /** The conversation of this title in the list. */
   row(title) {
-    const name = this.page.locator(".name", { hasText: new RegExp(`^${title}$`) });
+    const name = this.page.locator(".name", { hasText: exactly(title) });
     return this.page.locator(".conversation").filter({ has: name });
   }
 

@@ -3,6 +3,7 @@
 import { ChatClient } from "/client/src/index.js";
 import { groupInfo, newChat } from "./dialogs.js";
 import { avatar, button, el, soon } from "./dom.js";
+import { icon } from "./icons.js";
 import { ConversationList } from "./list.js";
 import { showLogin } from "./login.js";
 import { Pane } from "./pane.js";
@@ -74,14 +75,14 @@ class Page {
 
   #side(open) {
     const { user } = this.chat;
-    const start = button(words.newChat, { class: "primary new", onclick: () => newChat(this.chat, open) }, `＋ ${words.newChat}`);
+    const start = el("button", { class: "primary new", type: "button", onclick: () => newChat(this.chat, open) }, icon("plus"), words.newChat);
     const me = el(
       "header",
       { class: "head me" },
       avatar(user),
       el("div", { class: "who" }, el("bdi", { class: "name", title: `${words.signedInAs} ${user}` }, user), this.status),
       button(words.otherLanguage, { class: "plain", onclick: switchLanguage }),
-      button(words.signOut, { class: "icon sign-out", onclick: () => this.onSignOut() }, "⏻"),
+      button(words.signOut, { class: "icon sign-out", onclick: () => this.onSignOut() }, icon("power")),
     );
     return el("aside", { class: "side" }, me, start, this.list.element);
   }

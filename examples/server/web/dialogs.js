@@ -2,6 +2,7 @@
 
 import { avatar, button, el } from "./dom.js";
 import { namesIn, title } from "./format.js";
+import { icon } from "./icons.js";
 import { inWords, words } from "./words.js";
 
 /** A dialog that is gone when it is closed. */
@@ -9,7 +10,7 @@ function dialog(heading, ...children) {
   const element = el(
     "dialog",
     { "aria-label": heading, onclose: () => element.remove() },
-    el("header", { class: "head" }, el("h2", {}, heading), button(words.close, { class: "icon", onclick: () => element.close() }, "✕")),
+    el("header", { class: "head" }, el("h2", {}, heading), button(words.close, { class: "icon", onclick: () => element.close() }, icon("close"))),
     ...children,
   );
   document.body.append(element);

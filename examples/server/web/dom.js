@@ -19,10 +19,10 @@ export function el(tag, props = {}, ...children) {
   return element;
 }
 
-/** A button that says what it does to everybody, also where it shows a sign only. */
-export function button(label, props = {}, sign = label) {
-  const hidden = sign === label ? {} : { "aria-label": label, title: label };
-  return el("button", { type: "button", ...hidden, ...props }, sign);
+/** A button. One that shows a sign only says what it does to those who cannot see it, and to those who point at it. */
+export function button(label, props = {}, sign = null) {
+  const spoken = sign === null ? {} : { "aria-label": label, title: label };
+  return el("button", { type: "button", ...spoken, ...props }, sign ?? label);
 }
 
 /** Calls once, soon, however often it is asked to. */

@@ -2,6 +2,7 @@
 
 import { avatar, el, list } from "./dom.js";
 import { listTime, preview, title } from "./format.js";
+import { icon } from "./icons.js";
 import { words } from "./words.js";
 
 export class ConversationList {
@@ -45,7 +46,7 @@ export class ConversationList {
   #item({ key, title: name, preview: text, time, unread, quiet, current }) {
     const badge = unread > 0 ? el("span", { class: quiet ? "badge quiet" : "badge", title: words.unread(unread) }, many(unread)) : null;
     const spoken = unread > 0 ? el("span", { class: "spoken" }, words.unread(unread)) : null;
-    const mute = quiet ? el("span", { class: "mute", title: words.muted, role: "img", "aria-label": words.muted }, "🔕") : null;
+    const mute = quiet ? el("span", { class: "mute", title: words.muted, role: "img", "aria-label": words.muted }, icon("silent")) : null;
     const row = el(
       "button",
       { class: "conversation", type: "button", onclick: () => this.#open(key), ...(current ? { "aria-current": "true" } : {}) },

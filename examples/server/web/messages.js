@@ -2,6 +2,7 @@
 
 import { avatar, button, el, list } from "./dom.js";
 import { clock, day, membersText, messageText } from "./format.js";
+import { icon } from "./icons.js";
 import { inWords, words } from "./words.js";
 
 /** Messages of one sender within so many milliseconds stand together. */
@@ -79,8 +80,8 @@ function message(item, on) {
 }
 
 function ticks(state) {
-  const [label, sign] = { pending: [words.pending, "🕓"], sent: [words.sent, "✓"], refused: [words.refused, "!"] }[state];
-  return el("span", { class: "tick", role: "img", "aria-label": label, title: label }, sign);
+  const [label, sign] = { pending: [words.pending, "wait"], sent: [words.sent, "check"], refused: [words.refused, "alert"] }[state];
+  return el("span", { class: "tick", role: "img", "aria-label": label, title: label }, icon(sign));
 }
 
 function refusal({ id, why }, on) {

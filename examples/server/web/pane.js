@@ -2,6 +2,7 @@
 
 import { avatar, button, el, soon } from "./dom.js";
 import { title } from "./format.js";
+import { icon } from "./icons.js";
 import { items, render } from "./messages.js";
 import { inWords, words } from "./words.js";
 
@@ -102,7 +103,7 @@ export class Pane {
     const messages = el("div", { class: "messages", role: "log", "aria-live": "polite" });
     const top = el("p", { class: "top hint" });
     const scroller = el("div", { class: "scroller", tabIndex: 0, onscroll: () => this.#scrolled() }, top, messages);
-    const down = button(words.toEnd, { class: "down", hidden: true, onclick: () => this.#toEnd(true) }, "↓");
+    const down = button(words.toEnd, { class: "down", hidden: true, onclick: () => this.#toEnd(true) }, icon("down"));
     const body = el("div", { class: "body" }, scroller, down);
     const field = el("textarea", {
       rows: 1,
@@ -112,7 +113,7 @@ export class Pane {
       oninput: () => this.#grow(),
       onkeydown: (event) => this.#key(event),
     });
-    const submit = button(words.send, { class: "primary send", type: "submit" }, "➤");
+    const submit = button(words.send, { class: "primary send", type: "submit" }, icon("send"));
     const gone = el("p", { class: "hint gone", hidden: true }, words.left);
     const composer = el("form", { class: "composer", onsubmit: (event) => this.#send(event) }, field, submit, gone);
     return { head, messages, top, scroller, down, body, field, submit, gone, composer };
@@ -133,11 +134,11 @@ export class Pane {
     if (head.dataset.stamp === stamp) return;
     head.dataset.stamp = stamp;
     head.replaceChildren(
-      button(words.back, { class: "icon back", onclick: () => this.#on.back() }, "‹"),
+      button(words.back, { class: "icon back", onclick: () => this.#on.back() }, icon("back")),
       avatar(name),
       el("h2", {}, el("bdi", {}, name)),
       this.#muteButton(conversation),
-      group ? button(words.info, { class: "icon info", onclick: () => this.#on.info(conversation.id) }, "ⓘ") : "",
+      group ? button(words.info, { class: "icon info", onclick: () => this.#on.info(conversation.id) }, icon("info")) : "",
     );
     const left = conversation.left !== undefined;
     field.hidden = submit.hidden = left;
@@ -147,7 +148,7 @@ export class Pane {
   #muteButton({ id, settings: { undisturbed } }) {
     const set = () => this.#loading(this.#chat.set(id, { undisturbed: !undisturbed }));
     const props = { class: "icon mute-button", "aria-pressed": String(undisturbed), onclick: set };
-    return button(undisturbed ? words.unmute : words.mute, props, undisturbed ? "🔕" : "🔔");
+    return button(undisturbed ? words.unmute : words.mute, props, icon(undisturbed ? "silent" : "bell"));
   }
 
   #render() {
@@ -203,7 +204,7 @@ export class Pane {
     window.atEnd = this.#atEnd();
     if (window.atEnd) this.#below = 0;
     down.hidden = window.atEnd;
-    down.textContent = this.#below > 0 ? `↓ ${words.newBelow(this.#below)}` : "↓";
+    down.replaceChildren(icon("down"), this.#below > 0 ? words.newBelow(this.#below) : "");
     if (scroller.scrollTop < AHEAD && !window.complete && !window.loading) this.#loading(window.older());
     this.#read();
   }
