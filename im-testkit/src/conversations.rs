@@ -1,4 +1,4 @@
-//! The clauses of [`ConversationStore`](im_core::ConversationStore).
+//! The clauses of [`im_core::ConversationStore`].
 
 use im_core::{
     Conversation, ConversationChange, ConversationId, ConversationKind, ConversationStore, Effect, ErrorKind,

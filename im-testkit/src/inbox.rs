@@ -1,4 +1,4 @@
-//! The clauses of [`SyncInbox`](im_core::SyncInbox).
+//! The clauses of [`im_core::SyncInbox`].
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! The clauses of [`Leases`](im_core::Leases).
+//! The clauses of [`im_core::Leases`].
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The clauses of [`MessageLog`](im_core::MessageLog).
+//! The clauses of [`im_core::MessageLog`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},

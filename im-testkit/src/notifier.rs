@@ -1,4 +1,4 @@
-//! The clauses of [`Notifier`](im_core::Notifier).
+//! The clauses of [`im_core::Notifier`].
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The clauses of [`Presence`](im_core::Presence).
+//! The clauses of [`im_core::Presence`].
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The clauses of [`MessageStore`](im_core::MessageStore).
+//! The clauses of [`im_core::MessageStore`].
 
 use std::sync::{
     Arc,

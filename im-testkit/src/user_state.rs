@@ -1,4 +1,4 @@
-//! The clauses of [`UserState`](im_core::UserState).
+//! The clauses of [`im_core::UserState`].
 
 use std::{
     collections::BTreeMap,

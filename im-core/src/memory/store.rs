@@ -1,6 +1,7 @@
 //! The store: timelines, send keys, checkpoints and epochs.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard},
@@ -179,21 +180,20 @@ fn diverged(record: &Record, there: Seq) -> Error {
 
 /// A batch may repeat or contradict itself, not only what is stored.
 fn new_records(tables: &Tables, batch: &Batch) -> Result<Vec<LogRecord>> {
-    let mut new: Vec<LogRecord> = Vec::new();
+    let (mut new, mut keys, mut places) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     for candidate in &batch.records {
         let record = &candidate.record;
-        let twin = new.iter().map(|earlier| &earlier.record).find(|earlier| {
-            earlier.key() == record.key()
-                || (earlier.conversation == record.conversation && earlier.seq == record.seq)
-        });
-        match twin {
-            Some(twin)
-                if twin.mark() == record.mark() && twin.key() == record.key() && twin.hash == record.hash => {
-            }
-            Some(twin) => return Err(diverged(record, twin.seq)),
-            None if tables.is_new(record)? => new.push(candidate.clone()),
-            None => {}
+        let place = (&record.conversation, record.seq);
+        match (keys.get(&record.key()), places.get(&place)) {
+            (Some(&seq), Some(&hash)) if seq == record.seq && hash == record.hash => continue,
+            (None, None) => {}
+            (twin, _) => return Err(diverged(record, twin.copied().unwrap_or(record.seq))),
         }
+        if tables.is_new(record)? {
+            new.push(candidate.clone());
+        }
+        keys.insert(record.key(), record.seq);
+        places.insert(place, record.hash);
     }
     Ok(new)
 }
