@@ -1,10 +1,10 @@
 //! What a backend of the chat engine has to hold, as tests that anybody can run.
 //!
 //! Every numbered clause of the contracts in `im-core` is one function here, named after it: [`log::dense`],
-//! `inbox::no_silent_gap`. A backend writes a [`Fixture`] and calls [`conformance!`], which makes a test of each clause; what
+//! [`inbox::no_silent_gap`]. A backend writes a [`Fixture`] and calls [`conformance!`], which makes a test of each clause; what
 //! the fixture cannot offer it declares in words. `CERTIFY.md` beside this crate's manifest tells how.
 //!
-//! `broken` holds a deliberately wrong backend for every clause, by which the clauses themselves are tested; `fault` wraps
+//! [`broken`] holds a deliberately wrong backend for every clause, by which the clauses themselves are tested; [`fault`] wraps
 //! right backends in duplicates, drops, delays and errors.
 
 pub mod broken;
@@ -21,6 +21,7 @@ pub mod log;
 mod memory;
 pub mod notifier;
 pub mod presence;
+pub mod projection;
 pub mod same_data;
 pub mod sim;
 pub mod store;
