@@ -295,9 +295,9 @@ mod tests {
     async fn the_future_of_a_connection_is_small() {
         let chat = Engine::builder(Memory::new()).start().await.unwrap();
         let transport = Transport::new(chat, Nobody, WsConfig::default());
-        let on_upgrade = hyper::upgrade::on(&mut Request::new(Body::empty()));
+        let on_upgrade = hyper::upgrade::on(Request::new(Body::empty()));
         let serving = serve(on_upgrade, Waiting::enter(&transport.shared).unwrap());
-        assert!(size_of_val(&serving) <= 1536, "{} bytes", size_of_val(&serving));
+        assert!(size_of_val(&serving) <= 1280, "{} bytes", size_of_val(&serving));
         drop(serving);
         assert_eq!(transport.shared.waiting.load(Ordering::Relaxed), 0);
     }
