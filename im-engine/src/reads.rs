@@ -155,29 +155,33 @@ impl Inner {
     pub(crate) async fn views(&self, list: Vec<Membership>) -> ChatResult<Vec<ConversationView>> {
         let ids: Vec<_> = list.iter().map(|membership| membership.conversation.id.clone()).collect();
         let heads = self.parts.store.messages.last(&ids).await?;
-        let tops: Vec<_> = list.iter().filter_map(top).collect();
-        let mut tops = self.stored(&tops).await?.into_iter();
-        let views = list.into_iter().zip(heads).map(|(membership, newest)| {
-            let last = if top(&membership).is_some() { tops.next() } else { newest };
+        let mut views = Vec::with_capacity(list.len());
+        for (membership, newest) in list.into_iter().zip(heads) {
+            let last = match top(&membership) {
+                None => newest,
+                Some((id, top)) => self.last_up_to(id, top).await?,
+            };
             let head = last.as_ref().map(|record| record.mark()).unwrap_or_default();
-            ConversationView { unread: membership.unread(head), head, last, membership }
-        });
-        Ok(views.collect())
+            views.push(ConversationView { unread: membership.unread(head), head, last, membership });
+        }
+        Ok(views)
     }
 
-    /// Records that are in the log for certain; waits a little for the store to have them.
-    async fn stored(&self, places: &[(ConversationId, Seq)]) -> ChatResult<Vec<Arc<Record>>> {
-        if places.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// The last record up to a place that a change of members has told of; waits a little for the store to come so far.
+    async fn last_up_to(&self, id: ConversationId, top: Seq) -> ChatResult<Option<Arc<Record>>> {
+        let query = HistoryQuery {
+            conversation: id,
+            from: Seq(1),
+            to: Some(top),
+            direction: Direction::Backward,
+            max: 1,
+        };
         let there = async {
             loop {
                 let moved = self.progress.turn();
-                let found: Option<Vec<_>> =
-                    self.parts.store.messages.get(places).await?.into_iter().collect();
-                match found {
-                    Some(found) => return Ok(found),
-                    None => moved.await,
+                match self.span(query.clone()).await? {
+                    History::Page { mut records, .. } => return Ok(records.pop()),
+                    History::Behind { .. } => moved.await,
                 }
             }
         };

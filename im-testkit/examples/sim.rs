@@ -3,6 +3,7 @@
 use im_testkit::sim::{Plan, run};
 
 fn main() {
+    tracing_subscriber::fmt().without_time().with_writer(std::io::stderr).init();
     let seed = std::env::args().nth(1).and_then(|seed| seed.parse().ok()).unwrap_or(0);
     let plan = Plan::of(seed);
     println!("{plan:?}");

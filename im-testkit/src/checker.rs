@@ -9,6 +9,7 @@
 //! {"ev":"shown","client":"bob/web","user":"bob","conversation":"g","seq":4,"from":"alice","id":"m1","counts":true}
 //! {"ev":"member","user":"bob","conversation":"g","joined":1,"left":null}
 //! {"ev":"unread","client":"bob/web","user":"bob","conversation":"g","unread":1,"read":3,"head":4}
+//! {"ev":"discarded","client":"bob/web","conversation":"g","above":5,"below":1048581}
 //! {"ev":"forgiven","user":"alice","conversation":"g","id":"m1"}
 //! {"ev":"done","client":"bob/web","user":"bob"}
 //! ```
@@ -65,6 +66,17 @@ pub enum Event {
         id: String,
         /// Whether it is a message, which counts as unread.
         counts: bool,
+    },
+    /// A client took back what it had shown inside a declared hole: the server lost it.
+    Discarded {
+        /// The client.
+        client: String,
+        /// Where.
+        conversation: String,
+        /// The hole begins above this sequence id.
+        above: u64,
+        /// And ends below this one.
+        below: u64,
     },
     /// A user has a right to a span of a conversation, both ends included.
     Member {
@@ -205,6 +217,9 @@ impl<'a> Checker<'a> {
             Event::Shown { client, user, conversation, seq, from, id, counts } => {
                 self.shown(client, user, (conversation, from, id), *seq, *counts);
             }
+            Event::Discarded { client, conversation, above, below } => {
+                self.discarded(client, conversation, *above, *below);
+            }
             Event::Member { user, conversation, joined, left } => {
                 self.rights.entry((user, conversation)).or_default().push((*joined, *left));
             }
@@ -261,6 +276,18 @@ impl<'a> Checker<'a> {
             }
         }
         self.place(conversation, seq, (from, id));
+    }
+
+    /// A hole is one for everybody.
+    fn discarded(&mut self, client: &'a str, conversation: &'a str, above: u64, below: u64) {
+        let inside = |seq: u64| above < seq && seq < below;
+        if let Some(shown) = self.shown.get_mut(&(client, conversation)) {
+            shown.retain(|seq| !inside(*seq));
+        }
+        self.places.retain(|(place, seq), _| *place != conversation || !inside(*seq));
+        if let Some(counted) = self.counted.get_mut(conversation) {
+            counted.retain(|seq| !inside(*seq));
+        }
     }
 
     fn finish(mut self) -> Report {
@@ -327,7 +354,8 @@ impl<'a> Checker<'a> {
 
     /// Records in (base, head] that count, base being the highest of read mark, joined − 1 and the last own message.
     fn wrong_unread(&mut self) {
-        let forgiven: BTreeSet<&str> = self.forgiven.iter().map(|(conversation, _, _)| *conversation).collect();
+        let forgiven: BTreeSet<&str> =
+            self.forgiven.iter().map(|(conversation, _, _)| *conversation).collect();
         let mut wrong = Vec::new();
         for said in self.unread.iter().filter(|said| !forgiven.contains(said.conversation)) {
             let Unread { client, user, conversation, unread, read, head } = said;
@@ -337,7 +365,8 @@ impl<'a> Checker<'a> {
             let counted = self.counted.get(conversation);
             let own = own.filter(|seq| counted.is_some_and(|counted| counted.contains(seq))).max();
             let base = (*read).max(joined.map_or(0, |(joined, _)| joined - 1)).max(own.unwrap_or(0));
-            let expected = counted.map_or(0, |counted| counted.range(base + 1..).filter(|seq| *seq <= head).count());
+            let expected =
+                counted.map_or(0, |counted| counted.range(base + 1..).filter(|seq| *seq <= head).count());
             if expected as u64 != *unread {
                 wrong.push(format!(
                     "{client}: {conversation} shows {unread} unread, read {read}, head {head}; by definition {expected}"
@@ -366,7 +395,8 @@ mod tests {
 
     #[test]
     fn a_right_history() {
-        let unread = r#"{"ev":"unread","client":"b/1","user":"b","conversation":"g","unread":1,"read":0,"head":1}"#;
+        let unread =
+            r#"{"ev":"unread","client":"b/1","user":"b","conversation":"g","unread":1,"read":0,"head":1}"#;
         assert!(report(&[SENT, ACKED, SHOWN, MEMBER, unread, DONE]).is_right());
     }
 
@@ -386,7 +416,8 @@ mod tests {
         let acked2 = ACKED.replace("m1", "m2").replace(r#""seq":1"#, r#""seq":2"#);
         let renumbered = [sent2.as_str(), &acked2, SENT, ACKED];
         assert_eq!(report(&renumbered).disordered.len(), 1, "sent after the ack of 2, numbered 1");
-        let unread = r#"{"ev":"unread","client":"b/1","user":"b","conversation":"g","unread":0,"read":0,"head":1}"#;
+        let unread =
+            r#"{"ev":"unread","client":"b/1","user":"b","conversation":"g","unread":0,"read":0,"head":1}"#;
         assert_eq!(report(&[SENT, ACKED, SHOWN, MEMBER, unread, DONE]).unread_wrong.len(), 1);
     }
 

@@ -83,10 +83,11 @@ fn calm(world: &World) {
 
 async fn lose_tail(world: &World, dice: &mut StdRng) {
     let n = dice.random_range(1..6);
+    let before = world.kept().await;
     match dice.random_range(0..3) {
         0 => world.log.lose_tail(n),
         1 => world.store.lose_tail(n),
         _ => world.inbox.lose_tail(n),
     }
-    world.forgive().await;
+    world.forgive(before).await;
 }

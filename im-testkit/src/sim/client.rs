@@ -62,6 +62,7 @@ struct Client {
 }
 
 /// Why a session is over.
+#[derive(Debug)]
 enum Over {
     Broken,
     Done,
@@ -104,9 +105,11 @@ impl Client {
 
     async fn live(mut self) {
         loop {
-            if let Some(session) = self.connect().await
-                && let Err(Over::Done) = self.session(&session).await
-            {
+            let over = match self.connect().await {
+                Some(session) => self.session(&session).await.err(),
+                None => None,
+            };
+            if let Some(Over::Done) = over {
                 let event = checker::Event::Done { client: self.name, user: self.user.to_string() };
                 self.world.note(event);
                 return;
@@ -196,6 +199,7 @@ impl Client {
                 Ok(page) => {
                     for record in &page.records {
                         if self.marks.take_paged(id.as_str(), record.seq.0) {
+                            self.discard(record);
                             self.show(record);
                         }
                     }
@@ -274,6 +278,7 @@ impl Client {
             match self.marks.take(id, place) {
                 Take::Drop => return Ok(()),
                 Take::Show => {
+                    self.discard(record);
                     self.show(record);
                     return Ok(());
                 }
@@ -352,6 +357,18 @@ impl Client {
             });
         }
         Ok(())
+    }
+
+    /// What the client holds inside a declared hole the server has lost.
+    fn discard(&self, record: &Record) {
+        if let Some(Seq(above)) = record.hole_after {
+            self.world.note(checker::Event::Discarded {
+                client: self.name.clone(),
+                conversation: record.conversation.to_string(),
+                above,
+                below: record.seq.0,
+            });
+        }
     }
 
     fn show(&mut self, record: &Record) {

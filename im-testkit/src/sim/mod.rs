@@ -86,8 +86,14 @@ async fn play(plan: Plan) -> Result<Outcome, String> {
     let clients = client::start(&world);
     chaos::rage(&world).await;
     world.calm_down().await?;
-    for client in clients {
-        client.await.map_err(|error| error.to_string())?;
+    for (number, client) in clients.into_iter().enumerate() {
+        match tokio::time::timeout(world::PATIENCE, client).await {
+            Ok(ended) => ended.map_err(|error| error.to_string())?,
+            Err(_) => {
+                let state = world.describe().await;
+                return Err(format!("client {number} did not become quiet\n{state}"));
+            }
+        }
     }
     let history = world.finish().await?;
     let report = checker::check(&history);

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long the clients may take to become quiet once nothing goes wrong any more.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -136,30 +136,33 @@ impl World {
         lock(&self.history).push(event);
     }
 
-    /// Messages that were acked and are neither in the log nor in the store may be lost: so much the loss window says.
-    pub(super) async fn forgive(&self) {
-        let acked: Vec<(String, String, String)> = lock(&self.history)
+    /// The messages that are in the log or the store, of all that were sent.
+    pub(super) async fn kept(&self) -> BTreeSet<SendKey> {
+        let sent: Vec<SendKey> = lock(&self.history)
             .iter()
             .filter_map(|event| match event {
-                Event::Acked { user, conversation, id, .. } => {
-                    Some((user.clone(), conversation.clone(), id.clone()))
-                }
+                Event::Sent { user: sender, conversation: place, id, .. } => Some(SendKey {
+                    conversation: conversation(place),
+                    sender: user(sender),
+                    client_msg_id: super::client::client_msg_id(id),
+                }),
                 _ => None,
             })
             .collect();
-        for (sender, place, id) in acked {
-            let key = SendKey {
-                conversation: conversation(&place),
-                sender: user(&sender),
-                client_msg_id: super::client::client_msg_id(&id),
-            };
-            let keys = [key];
-            let logged = self.log.find(&keys).await.ok().and_then(|mut found| found.pop().flatten());
-            let stored =
-                MessageStore::find(&self.store, &keys).await.ok().and_then(|mut found| found.pop().flatten());
-            if logged.or(stored).is_none() {
-                self.note(Event::Forgiven { user: sender, conversation: place, id });
-            }
+        let logged = self.log.find(&sent).await.unwrap_or_default();
+        let stored = MessageStore::find(&self.store, &sent).await.unwrap_or_default();
+        let kept = sent.into_iter().zip(logged).zip(stored);
+        kept.filter(|((_, logged), stored)| logged.or(*stored).is_some()).map(|((key, _), _)| key).collect()
+    }
+
+    /// What a loss took from both log and store may be lost, also if its ack is still on its way.
+    pub(super) async fn forgive(&self, before: BTreeSet<SendKey>) {
+        for SendKey { conversation, sender, client_msg_id } in before.difference(&self.kept().await) {
+            self.note(Event::Forgiven {
+                user: sender.to_string(),
+                conversation: conversation.to_string(),
+                id: client_msg_id.to_string(),
+            });
         }
     }
 
@@ -194,6 +197,23 @@ impl World {
             }
         }
         true
+    }
+
+    /// Where everything stands, for a run that does not become quiet.
+    pub(super) async fn describe(&self) -> String {
+        let ids: Vec<_> = (0..self.plan.groups).map(|number| self.group(number)).collect();
+        let users = (0..self.plan.users)
+            .flat_map(|number| ids.iter().map(move |id| (id.clone(), user(&format!("u{number}")))));
+        let users: Vec<_> = users.collect();
+        let mut text = format!("log ends {:?}\n", self.log.ends().await);
+        for partition in Partition::all(self.plan.partitions) {
+            let stored = MessageStore::checkpoint(&self.store, partition).await;
+            let delivered = SyncInbox::checkpoint(&self.inbox, partition).await;
+            text += &format!("stored {stored:?}\ndelivered {delivered:?}\n");
+        }
+        text += &format!("applied {:?}\n", self.store.applied(&ids).await);
+        text += &format!("last {:?}\n", self.store.last(&ids).await);
+        text + &format!("memberships {:?}\n", self.store.memberships(&users, &None).await)
     }
 
     /// The rights of every user, as the store has them; then the history.
