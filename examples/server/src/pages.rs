@@ -19,7 +19,6 @@ use tower_http::set_header::SetResponseHeaderLayer;
 /// The page: `examples/server/web`.
 #[derive(Embed)]
 #[folder = "web"]
-#[allow_missing = true]
 struct Web;
 
 /// What of `clients/js` a page needs.
@@ -28,7 +27,6 @@ struct Web;
 #[include = "*.js"]
 #[exclude = "test/*"]
 #[exclude = "node_modules/*"]
-#[allow_missing = true]
 struct Client;
 
 /// Only what this server sends may run, and no other site may put the page into a frame.

@@ -29,6 +29,11 @@ async fn login(host: &str, headers: &[&str], body: &str) -> (u16, String) {
 async fn files_come_from_the_program() {
     let data = tempfile::tempdir().unwrap();
     let (server, host) = server(config(data.path())).await;
+    let (status, page) = http(&host, "GET /", &[], "").await;
+    assert_eq!(status, 200, "{page}");
+    assert!(page.contains("content-type: text/html; charset=utf-8"), "{page}");
+    assert!(page.contains("content-security-policy: ") && page.contains("<html"), "{page}");
+
     let (status, script) = http(&host, "GET /client/src/index.js", &[], "").await;
     assert_eq!(status, 200, "{script}");
     assert!(script.contains("content-type: text/javascript; charset=utf-8"), "{script}");
@@ -36,9 +41,14 @@ async fn files_come_from_the_program() {
     let known = format!("if-none-match: {tag}");
     assert_eq!(http(&host, "GET /client/src/index.js", &[&known], "").await.0, 304);
 
-    for absent in
-        ["/nothing", "/client/nothing", "/client/package.json", "/client/test/x.js", "/../Cargo.toml"]
-    {
+    for absent in [
+        "/nothing",
+        "/client/nothing",
+        "/client/package.json",
+        "/client/test/fake-server.mjs",
+        "/client/test/clock.mjs",
+        "/../Cargo.toml",
+    ] {
         assert_eq!(http(&host, &format!("GET {absent}"), &[], "").await.0, 404, "{absent}");
     }
     server.shutdown().await;

@@ -28,6 +28,7 @@ async fn a_server_that_is_told_to_stop_drains() {
         let (alice, bob) = (token(&server.host, "alice").await, token(&server.host, "bob").await);
         let mut sender = Client::hello(&server.host, &alice).await;
         let reader = Client::hello(&server.host, &bob).await;
+        let unknown = Client::connect(&server.host).await;
         let conversation = sender.open_single("bob").await;
         let mut acked = Vec::new();
         for number in 0..20 {
@@ -39,6 +40,7 @@ async fn a_server_that_is_told_to_stop_drains() {
             assert!(events.iter().any(|event| event["ev"] == "draining"), "{events:?}");
             assert_eq!(code, Some(4000));
         }
+        assert_eq!(unknown.end().await.1, Some(4000));
         assert_eq!(server.ended().await.code(), Some(0));
 
         let again = Process::start(data.path(), &[]).await;

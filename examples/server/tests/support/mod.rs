@@ -137,14 +137,19 @@ impl Client {
         client
     }
 
-    /// Connects and says hello; the answer, whatever it is.
-    pub(crate) async fn try_hello(host: &str, token: &str) -> (Self, Value) {
+    /// Connects and says nothing.
+    pub(crate) async fn connect(host: &str) -> Self {
         let mut request = format!("ws://{host}/im").into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", "im.v1.json".parse().unwrap());
         let (socket, _) = soon("connect", tokio_tungstenite::connect_async(request)).await.unwrap();
-        let mut client = Self { socket, asked: 0, events: Vec::new() };
+        Self { socket, asked: 0, events: Vec::new() }
+    }
+
+    /// Connects and says hello; the answer, whatever it is.
+    pub(crate) async fn try_hello(host: &str, token: &str) -> (Self, Value) {
         static DEVICES: AtomicU64 = AtomicU64::new(1);
         let device = format!("device {}", DEVICES.fetch_add(1, Ordering::Relaxed));
+        let mut client = Self::connect(host).await;
         let answer = client.ask("hello", json!({ "token": token, "device": device })).await;
         (client, answer)
     }
