@@ -175,6 +175,9 @@ pub fn check<'a>(history: impl IntoIterator<Item = &'a Event>) -> Report {
 /// A message: conversation, sender, client message id.
 type Key<'a> = (&'a str, &'a str, &'a str);
 
+/// The first and the last record of a span; no last one while it is open.
+type Right = (u64, Option<u64>);
+
 #[derive(Default)]
 struct Checker<'a> {
     report: Report,
@@ -189,7 +192,7 @@ struct Checker<'a> {
     last_acked: BTreeMap<(&'a str, &'a str), u64>,
     /// By message: the highest sequence id acked to the client before it sent it.
     sent_after: BTreeMap<Key<'a>, u64>,
-    rights: BTreeMap<(&'a str, &'a str), Vec<(u64, Option<u64>)>>,
+    rights: BTreeMap<(&'a str, &'a str), Vec<Right>>,
     unread: Vec<Unread<'a>>,
     done: BTreeMap<&'a str, &'a str>,
 }
