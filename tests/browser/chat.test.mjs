@@ -253,9 +253,51 @@ test("what is refused is said in words, and can be sent again or deleted", async
   await alice.page.locator("button.new").click();
   const join = alice.page.locator("dialog form").nth(2);
   await join.locator("input").fill("nowhere");
-  await join.locator("button").click();
+  await join.locator("button[type=submit]").click();
   await join.locator(".problem", { hasText: "There is no such group." }).waitFor();
   await alice.screenshot("no-such-group");
+});
+
+test("a group that grew large is read as before", async (t) => {
+  const server = await startServer(t, ["--read-diffusion-threshold", "3"]);
+  const [alice, bob] = [await enter(browser, server, "alice"), await enter(browser, server, "bob")];
+  await alice.createGroup("Crowd", ["bob"]);
+  await alice.write("while it was small");
+  await bob.unread("Crowd", 1);
+  await alice.page.locator(".head .info").click();
+  const invite = alice.page.locator("dialog form");
+  await invite.locator("input").fill("carol, dave");
+  await invite.locator("button[type=submit]").click();
+  await alice.page.locator(".people li", { hasText: "dave" }).waitFor();
+  const id = await alice.page.locator("dialog code").textContent();
+  await alice.page.keyboard.press("Escape");
+  for (const text of numbers(1, 12)) await alice.write(text);
+  await alice.sees("12", "sent");
+  await bob.unread("Crowd", 13);
+  await bob.open("Crowd");
+  await bob.sees("12");
+  await bob.unread("Crowd", 0);
+  await bob.write("from bob");
+  await alice.sees("from bob");
+  await sendAs(alice, "erin", { group: id }, ["late but here"]);
+  for (const window of [alice, bob]) await window.sees("late but here");
+  assert.deepEqual(await alice.texts(), ["while it was small", ...numbers(1, 12), "from bob", "late but here"]);
+  assert.deepEqual(await bob.texts(), await alice.texts());
+});
+
+test("a server that does not know the sign-in any more asks for it again", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await alice.write("hi");
+  await alice.sees("hi", "sent");
+  await server.kill();
+  await server.forget();
+  await server.restart();
+  await alice.page.locator(".login .problem", { hasText: "Please sign in again." }).waitFor();
+  await alice.page.locator("form button[type=submit]").click();
+  await alice.online();
+  await alice.page.locator(".list .nothing").waitFor();
 });
 
 test("the keyboard is enough", async (t) => {

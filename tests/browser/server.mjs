@@ -56,7 +56,12 @@ class Server {
     if (running.exitCode === null && running.signalCode === null) await once(running, "exit");
   }
 
-  /** The same data on the same address again. */
+  /** Its data are gone. */
+  async forget() {
+    await rm(this.data, { recursive: true, force: true });
+  }
+
+  /** On the same address again, with the data that are there. */
   async restart() {
     await this.start(new URL(this.url).host);
   }

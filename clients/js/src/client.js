@@ -34,8 +34,8 @@ import { Sync } from "./sync.js";
 import { MessageWindow } from "./window.js";
 import { op } from "./wire.js";
 
-/** What browsers have. */
-const webSocket = (/** @type {string} */ url, /** @type {string[]} */ protocols) => new WebSocket(url, protocols);
+/** What browsers have. @type {(url: string, protocols: string[]) => any} */
+const webSocket = (url, protocols) => new WebSocket(url, protocols);
 
 export class ChatClient {
   #options;

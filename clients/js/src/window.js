@@ -13,6 +13,8 @@ export class MessageWindow {
   #chat;
   #changed;
   #off;
+  /** The newest page could not be loaded. */
+  #stale = false;
   /** Counts beginnings: what an earlier one asked for is void. */
   #turn = 0;
 
@@ -36,7 +38,8 @@ export class MessageWindow {
     this.#off = [
       chat.on("message", (event) => here(event) && this.#append(event.record)),
       chat.on("discard", (event) => here(event) && this.#discard(event)),
-      chat.on("reset", (event) => here(event) && this.open()),
+      chat.on("reset", (event) => here(event) && this.#again()),
+      chat.on("synced", () => this.#stale && this.#again()),
       chat.on("outbox", (event) => here(event) && changed()),
     ];
   }
@@ -54,8 +57,16 @@ export class MessageWindow {
     const mark = known?.mark?.seq ?? (known?.joined.seq ?? 1) - 1;
     this.complete = mark === 0;
     this.loading = false;
+    this.#stale = true;
     this.#changed();
+    const turn = this.#turn;
     if (mark > 0) await this.#load(mark);
+    if (turn === this.#turn) this.#stale = false;
+  }
+
+  /** What fails is tried again with the next connection. */
+  #again() {
+    this.open().catch(() => {});
   }
 
   /** Loads the page above; resolves when it is there. */

@@ -131,7 +131,11 @@ class Page {
 
 function address() {
   const [, id] = location.hash.split("/");
-  return id ? decodeURIComponent(id) : null;
+  try {
+    return id ? decodeURIComponent(id) : null;
+  } catch {
+    return null;
+  }
 }
 
 begin();

@@ -34,7 +34,8 @@ function form(submitLabel, fields, run) {
       submit.disabled = false;
     }
   };
-  return el("form", { onsubmit }, ...fields, problem, submit);
+  fields[fields.length - 1].row.append(submit);
+  return el("form", { onsubmit }, ...fields.map((one) => one.element), problem);
 }
 
 let fieldCount = 0;
@@ -42,8 +43,9 @@ let fieldCount = 0;
 function field(label, props = {}, hint) {
   const id = `field-${(fieldCount += 1)}`;
   const input = el("input", { id, autocomplete: "off", ...props });
-  const element = el("div", { class: "field" }, el("label", { for: id }, label), input, hint ? el("p", { class: "hint" }, hint) : null);
-  return { input, element, value: () => input.value.trim() };
+  const row = el("div", { class: "row" }, input);
+  const element = el("div", { class: "field" }, el("label", { for: id }, label), row, hint ? el("p", { class: "hint" }, hint) : null);
+  return { input, row, element, value: () => input.value.trim() };
 }
 
 /**
@@ -62,9 +64,9 @@ export function newChat(chat, open) {
   const section = (heading, ...content) => el("section", {}, el("h3", {}, heading), ...content);
   const element = dialog(
     words.newChat,
-    section(words.person, form(words.open, [person.element], async () => done(await chat.openSingle(person.value())))),
-    section(words.group, form(words.create, [name.element, members.element], async () => done(await create()))),
-    section(words.joinGroup, form(words.join, [group.element], async () => done(await chat.join(group.value())))),
+    section(words.person, form(words.open, [person], async () => done(await chat.openSingle(person.value())))),
+    section(words.group, form(words.create, [name, members], async () => done(await create()))),
+    section(words.joinGroup, form(words.join, [group], async () => done(await chat.join(group.value())))),
   );
   person.input.focus();
 }
@@ -104,7 +106,7 @@ export function groupInfo(chat, id) {
     title(conversation),
     el("section", {}, el("h3", {}, words.groupId), copyable(id)),
     left ? el("p", { class: "hint" }, words.left) : el("section", {}, el("h3", {}, words.members), people, more, problem),
-    left ? null : el("section", {}, el("h3", {}, words.invite), form(words.invite, [names.element], invite)),
+    left ? null : el("section", {}, el("h3", {}, words.invite), form(words.invite, [names], invite)),
     left ? null : el("section", {}, button(words.leave, { class: "danger", onclick: () => tell(leave()) })),
   );
   if (!left) tell(load());
