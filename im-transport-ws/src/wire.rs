@@ -59,7 +59,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             .write_buffer_size(0)
             .max_message_size(Some(limit))
             .max_frame_size(Some(limit));
-        let context = WebSocketContext::from_partially_read(read.into(), Role::Server, Some(config));
+        // A copy: the bytes as they are would keep hyper's whole read buffer.
+        let context = WebSocketContext::from_partially_read(read.to_vec(), Role::Server, Some(config));
         Self { io, context, out: Outgoing::default() }
     }
 
