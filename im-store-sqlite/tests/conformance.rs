@@ -1,5 +1,7 @@
 //! The conformance suite on SQLite.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 im_testkit::conformance! {

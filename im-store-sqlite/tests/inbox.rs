@@ -1,5 +1,7 @@
 //! The inbox on the file's own log: what the suite cannot ask for.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};

@@ -1,6 +1,8 @@
 //! The inbox clauses of the conformance suite. The suite delivers records of a log on paper, and an inbox on SQLite serves only
 //! the log of its own file: so each record is put there before it is delivered.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use im_testkit::{CLAUSES, Verdict, certify};
