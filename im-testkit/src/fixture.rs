@@ -40,6 +40,12 @@ pub trait Data: fmt::Debug + Send + Sync {
     /// server has its own time waits.
     async fn pass(&self, time: Duration);
 
+    /// Why the inbox serves only the log of its own data, in words; none: it serves any log. The inbox's clauses then take their
+    /// records from that log instead of making them up, and the inbox is certified for no other.
+    fn own_log(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Need `turn_back`: turns the backend's clock back.
     ///
     /// # Errors

@@ -9,13 +9,13 @@ use std::{
 };
 
 use im_core::{
-    Cursor, Delivered, Delivery, Entry, ErrorKind, Incarnation, LogRecord, Partition, Position, Pull,
-    Recipient, Record, SyncInbox, UserId,
+    ConversationId, Cursor, Delivered, Delivery, Entry, ErrorKind, Incarnation, LogRecord, Partition, Pull,
+    Recipient, Record, Seq, SyncInbox, UserId,
 };
 
 use crate::{
     Data, Fixture, Part, Verdict, Violation,
-    support::{HOSTILE, Script, fails, group, one, together, user, watched},
+    support::{Feed, HOSTILE, fails, one, together, user, watched},
     violation::{ensure, ensure_eq},
 };
 
@@ -90,10 +90,14 @@ fn plain(records: &[LogRecord]) -> Vec<Arc<Record>> {
 }
 
 /// The first appearance of each record of a conversation, as places.
-fn first_appearances(entries: &[Entry], conversation: &str) -> Vec<u64> {
+fn first_appearances(entries: &[Entry], conversation: &ConversationId) -> Vec<Seq> {
     let mut seen = BTreeSet::new();
-    let of = entries.iter().filter(|entry| entry.record.conversation.as_str() == conversation);
-    of.map(|entry| entry.record.seq.0).filter(|seq| seen.insert(*seq)).collect()
+    let of = entries.iter().filter(|entry| entry.record.conversation == *conversation);
+    of.map(|entry| entry.record.seq).filter(|seq| seen.insert(*seq)).collect()
+}
+
+fn seqs(records: &[LogRecord]) -> Vec<Seq> {
+    records.iter().map(|record| record.record.seq).collect()
 }
 
 /// Clause 1: whatever repeats, first appearances come in the order of delivery, for each partition.
@@ -106,26 +110,25 @@ pub async fn in_order(fixture: &dyn Fixture) -> Verdict {
     let users = [user("alice")?, user("bob")?];
     let start = [inbox.anchor(&users[0]).await?, inbox.anchor(&users[1]).await?];
     let mut workers = Vec::new();
-    for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+    for mut feed in Feed::several(&*data, 3).await? {
         let (inbox, users) = (open(&*data).await?, users.clone());
         workers.push(async move {
-            let mut script = Script::for_inbox(&*inbox, Partition(n as u16)).await?;
-            let all = script.messages(&group(name)?, "carol", 30)?;
+            let id = feed.group(&format!("g{}", feed.script.partition.0))?;
+            let all = feed.messages(&id, "carol", 30).await?;
             for (end, batch) in all.chunks(3).enumerate() {
-                deliver(&*inbox, &script.delivery(batch, &users)).await?;
+                deliver(&*inbox, &feed.delivery(batch, &users)).await?;
                 // A zombie comes late with what another has delivered.
                 let old = end.saturating_sub(2) * 3;
-                deliver(&*inbox, &script.delivery(&all[old..old + 3], &users)).await?;
+                deliver(&*inbox, &feed.delivery(&all[old..old + 3], &users)).await?;
             }
-            Ok(())
+            Ok((id, seqs(&all)))
         });
     }
-    together(workers).await?;
+    let delivered = together(workers).await?;
     for (user, start) in users.iter().zip(&start) {
         let entries = pull(&*inbox, user, start).await?;
-        for name in ["a", "b", "c"] {
-            let seqs = first_appearances(&entries, name);
-            ensure_eq!(seqs, (1..=30).collect::<Vec<_>>(), "first appearances in {name} for {user}");
+        for (id, due) in &delivered {
+            ensure_eq!(first_appearances(&entries, id), *due, "first appearances in {id} for {user}");
         }
     }
     Ok(())
@@ -147,14 +150,16 @@ pub async fn never_passed(fixture: &dyn Fixture) -> Verdict {
         followers.push(tokio::spawn(async move { follow(&*inbox, &alice, start, max, &done).await }));
     }
     let mut workers = Vec::new();
-    for n in 0..4 {
+    let feeds = Feed::several(&*data, 4).await?;
+    let entries = feeds.len() * 18;
+    for mut feed in feeds {
         let (inbox, alice) = (open(&*data).await?, alice.clone());
         workers.push(async move {
-            let mut script = Script::for_inbox(&*inbox, Partition(n)).await?;
+            let id = feed.group(&format!("g{}", feed.script.partition.0))?;
             for count in [1, 2, 1, 3, 1, 1, 2, 4, 1, 2] {
-                let batch = script.messages(&group(&format!("g{n}"))?, "carol", count)?;
+                let batch = feed.messages(&id, "carol", count).await?;
                 let delivered =
-                    one(deliver(&*inbox, &script.delivery(&batch, std::slice::from_ref(&alice))).await?)?;
+                    one(deliver(&*inbox, &feed.delivery(&batch, std::slice::from_ref(&alice))).await?)?;
                 ends_there(&*inbox, &alice, &delivered).await?;
             }
             Ok(())
@@ -167,7 +172,7 @@ pub async fn never_passed(fixture: &dyn Fixture) -> Verdict {
         let seen = follower.await.map_err(|why| Violation::new(format!("a follower died: {why}")))??;
         ensure_eq!(records(&seen), records(&due), "a follower did not see what is there");
     }
-    ensure_eq!(due.len(), 4 * 18, "entries");
+    ensure_eq!(due.len(), entries, "entries");
     Ok(())
 }
 
@@ -215,16 +220,25 @@ pub async fn no_silent_gap(fixture: &dyn Fixture) -> Verdict {
     let data = fixture.fresh().await?;
     let inbox = open(&*data).await?;
     let (alice, bob) = (user("alice")?, user("bob")?);
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let batch = script.messages(&group("g")?, "carol", 5)?;
-    let delivered = deliver(&*inbox, &script.delivery(&batch, &[alice.clone(), bob.clone()])).await?;
+    let mut feed = Feed::open(&*data).await?;
+    let id = feed.group("g")?;
+    let batch = feed.messages(&id, "carol", 5).await?;
+    let delivered = deliver(&*inbox, &feed.delivery(&batch, &[alice.clone(), bob.clone()])).await?;
+    let of_bob = feed.messages(&id, "carol", 5).await?;
+    let only_bobs = deliver(&*inbox, &feed.delivery(&of_bob, std::slice::from_ref(&bob))).await?;
     let other = fixture.fresh().await?;
     let foreign = open(&*other).await?;
-    let mut elsewhere = Script::for_inbox(&*foreign, Partition(0)).await?;
-    let twice = elsewhere.messages(&group("g")?, "carol", 9)?;
+    let mut elsewhere = Feed::open(&*other).await?;
+    let twice = elsewhere.messages(&elsewhere.group("g")?, "carol", 9).await?;
     let foreign = deliver(&*foreign, &elsewhere.delivery(&twice, &[alice.clone(), bob])).await?;
 
-    let mut bad: Vec<Cursor> = delivered[1].cursors.clone();
+    // Another's cursor proves something only if it stands on an entry that the user has too, and then nothing else.
+    for (n, cursor) in delivered[1].cursors.iter().enumerate() {
+        if let Some(rest) = rest(&*inbox, &alice, cursor, 2).await? {
+            ensure_eq!(records(&rest), plain(&batch[n + 1..]), "after another's entry {n}");
+        }
+    }
+    let mut bad: Vec<Cursor> = only_bobs.into_iter().flat_map(|delivered| delivered.cursors).collect();
     bad.extend(foreign.into_iter().flat_map(|delivered| delivered.cursors));
     let (first, long) = (delivered[0].cursors[0].as_str(), "7".repeat(Cursor::MAX_BYTES));
     let huge = "/".repeat(100_000);
@@ -271,12 +285,12 @@ pub async fn expired_cursors(fixture: &dyn Fixture) -> Verdict {
     let expiry = inbox.info().await?.expiry;
     let users = [user("alice")?];
     let start = inbox.anchor(&users[0]).await?;
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
+    let mut feed = Feed::open(&*data).await?;
     let mut all = Vec::new();
     let mut cursors = vec![start];
     for _ in 0..6 {
-        let batch = script.messages(&group("g")?, "carol", 2)?;
-        cursors.extend(one(deliver(&*inbox, &script.delivery(&batch, &users)).await?)?.cursors);
+        let batch = feed.messages(&feed.group("g")?, "carol", 2).await?;
+        cursors.extend(one(deliver(&*inbox, &feed.delivery(&batch, &users)).await?)?.cursors);
         all.extend(batch);
         data.pass(expiry / 4).await;
         expire(&*inbox, 1).await?;
@@ -310,11 +324,11 @@ pub async fn one_write(fixture: &dyn Fixture) -> Verdict {
     let users = (0..20).map(|n| user(&format!("user {n}"))).collect::<Result<Vec<_>, _>>()?;
     let last = users[19].clone();
     let start = inbox.anchor(&last).await?;
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
+    let mut feed = Feed::open(&*data).await?;
     let work = async {
         for _ in 0..30 {
-            let batch = script.messages(&group("g")?, "carol", TOGETHER)?;
-            deliver(&*inbox, &script.delivery(&batch, &users)).await?;
+            let batch = feed.messages(&feed.group("g")?, "carol", TOGETHER).await?;
+            deliver(&*inbox, &feed.delivery(&batch, &users)).await?;
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -350,24 +364,26 @@ pub async fn checkpoint_last(fixture: &dyn Fixture) -> Verdict {
     for user in &users {
         starts.push((user.clone(), inbox.anchor(user).await?));
     }
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
+    let mut feed = Feed::open(&*data).await?;
+    let id = feed.group("g")?;
+    let all = feed.messages(&id, "carol", 60).await?;
+    let partition = feed.script.partition;
     let work = async {
         let mut due = None;
-        for _ in 0..20 {
-            let batch = script.messages(&group("g")?, "carol", 3)?;
-            let whole = script.delivery(&batch, &users);
+        for batch in all.chunks(3) {
+            let whole = feed.delivery(batch, &users);
             let (front, back) = whole.recipients.split_at(7);
             let first = Delivery { recipients: front.to_vec(), checkpoint: None, ..whole.clone() };
             deliver(&*inbox, &first).await?;
             ensure_eq!(
-                inbox.checkpoint(Partition(0)).await?,
+                inbox.checkpoint(partition).await?,
                 due,
                 "the checkpoint after the first of two deliveries"
             );
             deliver(&*inbox, &Delivery { recipients: back.to_vec(), ..whole.clone() }).await?;
             due = whole.checkpoint;
             ensure_eq!(
-                inbox.checkpoint(Partition(0)).await?,
+                inbox.checkpoint(partition).await?,
                 due,
                 "the checkpoint after the second of two deliveries"
             );
@@ -376,14 +392,14 @@ pub async fn checkpoint_last(fixture: &dyn Fixture) -> Verdict {
         Ok(())
     };
     watched(work, |done| {
-        let (inbox, starts) = (inbox.clone(), starts.clone());
+        let (inbox, starts, all) = (inbox.clone(), starts.clone(), all.clone());
         async move {
             while !done.load(Ordering::SeqCst) {
-                let said =
-                    inbox.checkpoint(Partition(0)).await?.map_or(0, |checkpoint| checkpoint.position.offset);
+                let position = inbox.checkpoint(partition).await?.map(|checkpoint| checkpoint.position);
+                let said = all.iter().filter(|record| Some(record.position) <= position).count();
                 for (user, start) in &starts {
-                    let there = pull(&*inbox, user, start).await?.last().map_or(0, |last| last.record.seq.0);
-                    ensure!(there >= said, "the checkpoint says {said}, the inbox of {user} ends at {there}");
+                    let there = pull(&*inbox, user, start).await?.len();
+                    ensure!(there >= said, "the checkpoint speaks of {said} entries, {user} has {there}");
                 }
                 tokio::task::yield_now().await;
             }
@@ -391,17 +407,16 @@ pub async fn checkpoint_last(fixture: &dyn Fixture) -> Verdict {
         }
     })
     .await?;
-    let nobody = Delivery {
-        recipients: Vec::new(),
-        ..script.delivery(&script.clone().messages(&group("g")?, "c", 1)?, &[])
-    };
+    let last = feed.messages(&id, "carol", 1).await?;
+    let nobody = feed.delivery(&last, &[]);
     deliver(&*inbox, &nobody).await?;
     ensure_eq!(
-        inbox.checkpoint(Partition(0)).await?,
+        inbox.checkpoint(partition).await?,
         nobody.checkpoint,
         "the checkpoint of a delivery to nobody"
     );
-    ensure_eq!(inbox.checkpoint(Partition(1)).await?, None, "the checkpoint of another partition");
+    let other = inbox.checkpoint(Partition(partition.0 + 1)).await?;
+    ensure_eq!(other, None, "the checkpoint of another partition");
     Ok(())
 }
 
@@ -413,22 +428,26 @@ pub async fn forward_only(fixture: &dyn Fixture) -> Verdict {
     let data = fixture.fresh().await?;
     let inbox = open(&*data).await?;
     let users = [user("alice")?];
-    let mut script = Script::for_inbox(&*inbox, Partition(2)).await?;
-    let all = script.messages(&group("g")?, "carol", 6)?;
-    let newer = script.delivery(&all, &users);
+    let mut feed = Feed::open(&*data).await?;
+    let all = feed.messages(&feed.group("g")?, "carol", 6).await?;
+    let newer = feed.delivery(&all, &users);
     deliver(&*inbox, &newer).await?;
     for older in [1, 3, 5] {
-        deliver(&*inbox, &script.delivery(&all[..older], &users)).await?;
+        deliver(&*inbox, &feed.delivery(&all[..older], &users)).await?;
         ensure_eq!(
-            inbox.checkpoint(Partition(2)).await?,
+            inbox.checkpoint(feed.script.partition).await?,
             newer.checkpoint,
             "the checkpoint after an older delivery"
         );
     }
-    script.lineage.store = Incarnation::new("another store");
-    let back = script.delivery(&all[..2], &users);
+    feed.script.lineage.store = Incarnation::new("another store");
+    let back = feed.delivery(&all[..2], &users);
     deliver(&*inbox, &back).await?;
-    ensure_eq!(inbox.checkpoint(Partition(2)).await?, back.checkpoint, "the checkpoint of another lineage");
+    ensure_eq!(
+        inbox.checkpoint(feed.script.partition).await?,
+        back.checkpoint,
+        "the checkpoint of another lineage"
+    );
     Ok(())
 }
 
@@ -441,10 +460,10 @@ pub async fn fenced(fixture: &dyn Fixture) -> Verdict {
     let inbox = open(&*data).await?;
     let users = [user("alice")?];
     let start = inbox.anchor(&users[0]).await?;
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let mut stale = script.clone();
-    stale.lineage.inbox = Incarnation::new("another inbox");
-    let batch = stale.messages(&group("g")?, "carol", 2)?;
+    let mut feed = Feed::open(&*data).await?;
+    let mut stale = feed.clone();
+    stale.script.lineage.inbox = Incarnation::new("another inbox");
+    let batch = stale.messages(&stale.group("g")?, "carol", 2).await?;
     let whole = stale.delivery(&batch, &users);
     let chunk = Delivery { checkpoint: None, ..whole.clone() };
     for delivery in [&whole, &chunk] {
@@ -456,11 +475,15 @@ pub async fn fenced(fixture: &dyn Fixture) -> Verdict {
             Ok(each) => fails(each, &[ErrorKind::OtherIncarnation], "a delivery for another inbox")?,
             whole => fails(whole, &[ErrorKind::OtherIncarnation], "a delivery for another inbox")?,
         }
-        ensure_eq!(inbox.checkpoint(Partition(0)).await?, None, "the checkpoint after a refused delivery");
+        ensure_eq!(
+            inbox.checkpoint(feed.script.partition).await?,
+            None,
+            "the checkpoint after a refused delivery"
+        );
         ensure_eq!(pull(&*inbox, &users[0], &start).await?.len(), 0, "entries after a refused delivery");
     }
-    let batch = script.messages(&group("g")?, "carol", 2)?;
-    deliver(&*inbox, &script.delivery(&batch, &users)).await?;
+    let batch = feed.messages(&feed.group("g")?, "carol", 2).await?;
+    deliver(&*inbox, &feed.delivery(&batch, &users)).await?;
     ensure_eq!(pull(&*inbox, &users[0], &start).await?.len(), 2, "entries after one that was not refused");
     Ok(())
 }
@@ -474,31 +497,29 @@ pub async fn replay(fixture: &dyn Fixture) -> Verdict {
     let inbox = open(&*data).await?;
     let users = [user("alice")?, user("bob")?];
     let start = inbox.anchor(&users[0]).await?;
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let all = script.messages(&group("g")?, "carol", 24)?;
-    let first = deliver(&*inbox, &script.delivery(&all[..8], &users)).await?;
+    let mut feed = Feed::open(&*data).await?;
+    let id = feed.group("g")?;
+    let all = feed.messages(&id, "carol", 24).await?;
+    let first = deliver(&*inbox, &feed.delivery(&all[..8], &users)).await?;
     let mut zombies = Vec::new();
     for n in 0..6 {
-        let (inbox, script, users, all) = (open(&*data).await?, script.clone(), users.clone(), all.clone());
+        let (inbox, feed, users, all) = (open(&*data).await?, feed.clone(), users.clone(), all.clone());
         zombies.push(async move {
             for batch in all[..16 + n].chunks(8) {
-                deliver(&*inbox, &script.delivery(batch, &users)).await?;
+                deliver(&*inbox, &feed.delivery(batch, &users)).await?;
             }
             Ok(())
         });
     }
     together(zombies).await?;
-    deliver(&*inbox, &script.delivery(&all, &users)).await?;
-    deliver(&*inbox, &script.delivery(&all[..8], &users)).await?;
+    deliver(&*inbox, &feed.delivery(&all, &users)).await?;
+    deliver(&*inbox, &feed.delivery(&all[..8], &users)).await?;
     let entries = pull(&*inbox, &users[0], &start).await?;
-    ensure_eq!(
-        first_appearances(&entries, "g"),
-        (1..=24).collect::<Vec<_>>(),
-        "first appearances after replays"
-    );
+    let due = seqs(&all);
+    ensure_eq!(first_appearances(&entries, &id), due, "first appearances after replays");
     for (n, cursor) in first[0].cursors.iter().enumerate() {
         let after = pull(&*inbox, &users[0], cursor).await?;
-        let missing = (n as u64 + 2..=24).find(|seq| !after.iter().any(|entry| entry.record.seq.0 == *seq));
+        let missing = due[n + 1..].iter().find(|seq| !after.iter().any(|entry| entry.record.seq == **seq));
         ensure_eq!(missing, None, "what is lost after the first {n} entries");
     }
     Ok(())
@@ -528,9 +549,9 @@ pub async fn an_end_for_everyone(fixture: &dyn Fixture) -> Verdict {
         [Some(anchor.clone()), None, None, Some(anchor.clone())],
         "the ends"
     );
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let batch = script.messages(&group("g")?, "carol", 3)?;
-    let delivered = deliver(&*inbox, &script.delivery(&batch, &[alice.clone(), bob.clone()])).await?;
+    let mut feed = Feed::open(&*data).await?;
+    let batch = feed.messages(&feed.group("g")?, "carol", 3).await?;
+    let delivered = deliver(&*inbox, &feed.delivery(&batch, &[alice.clone(), bob.clone()])).await?;
     let last: Vec<_> = delivered.iter().map(|delivered| delivered.cursors.last().cloned()).collect();
     let due = [last[0].clone(), None, last[1].clone(), last[0].clone()];
     ensure_eq!(inbox.ends(&asked).await?, due, "the ends after a delivery");
@@ -546,8 +567,9 @@ pub async fn an_end_for_everyone(fixture: &dyn Fixture) -> Verdict {
     expire(&*inbox, 100).await?;
     let end = inbox.anchor(&alice).await?;
     ensure_eq!(pull(&*inbox, &alice, &end).await?.len(), 0, "entries after the end of an expired inbox");
-    deliver(&*inbox, &script.delivery(&batch, std::slice::from_ref(&alice))).await?;
-    ensure_eq!(records(&pull(&*inbox, &alice, &end).await?), plain(&batch), "entries after that end");
+    let later = feed.messages(&feed.group("g")?, "carol", 2).await?;
+    deliver(&*inbox, &feed.delivery(&later, std::slice::from_ref(&alice))).await?;
+    ensure_eq!(records(&pull(&*inbox, &alice, &end).await?), plain(&later), "entries after that end");
     Ok(())
 }
 
@@ -560,14 +582,14 @@ pub async fn expiry(fixture: &dyn Fixture) -> Verdict {
     let inbox = open(&*data).await?;
     let expiry = inbox.info().await?.expiry;
     let (alice, bob) = (user("alice")?, user("bob")?);
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let old = script.messages(&group("g")?, "carol", 3)?;
-    deliver(&*inbox, &script.delivery(&old, std::slice::from_ref(&alice))).await?;
+    let mut feed = Feed::open(&*data).await?;
+    let old = feed.messages(&feed.group("g")?, "carol", 3).await?;
+    deliver(&*inbox, &feed.delivery(&old, std::slice::from_ref(&alice))).await?;
     data.pass(expiry / 5 * 3).await;
-    let young = script.messages(&group("g")?, "carol", 4)?;
+    let young = feed.messages(&feed.group("g")?, "carol", 4).await?;
     // Old records that are delivered late are young entries.
     let late = [old, young].concat();
-    let cursors = deliver(&*inbox, &script.delivery(&late, &[alice.clone(), bob.clone()])).await?;
+    let cursors = deliver(&*inbox, &feed.delivery(&late, &[alice.clone(), bob.clone()])).await?;
     data.pass(expiry / 5 * 3).await;
     expire(&*inbox, 2).await?;
     for (user, delivered) in [&alice, &bob].into_iter().zip(cursors) {
@@ -576,7 +598,7 @@ pub async fn expiry(fixture: &dyn Fixture) -> Verdict {
         let end = one(inbox.ends(std::slice::from_ref(user)).await?)?;
         ensure_eq!(end.as_ref(), delivered.cursors.last(), "the end of {user} after an expiry");
     }
-    ensure!(inbox.checkpoint(Partition(0)).await?.is_some(), "the checkpoint expired");
+    ensure!(inbox.checkpoint(feed.script.partition).await?.is_some(), "the checkpoint expired");
     Ok(())
 }
 
@@ -589,24 +611,24 @@ pub async fn many_recipients(fixture: &dyn Fixture) -> Verdict {
     let inbox = open(&*data).await?;
     let count = inbox.info().await?.max_recipients.min(10_000);
     ensure!(count >= 100, "at most {count} recipients are too few");
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let first = script.messages(&group("g")?, "carol", 1)?;
+    let mut feed = Feed::open(&*data).await?;
+    let first = feed.messages(&feed.group("g")?, "carol", 1).await?;
     let some = (0..count)
         .step_by(1 + count / 7)
         .map(|n| user(&format!("user {n}")))
         .collect::<Result<Vec<_>, _>>()?;
-    deliver(&*inbox, &script.delivery(&first, &some)).await?;
+    deliver(&*inbox, &feed.delivery(&first, &some)).await?;
     let ends = inbox.ends(&some).await?;
 
-    let batch = script.messages(&group("g")?, "carol", 3)?;
+    let batch = feed.messages(&feed.group("g")?, "carol", 3).await?;
     let mine = |n: usize| -> Arc<[u32]> {
         [0, 1, 2].into_iter().filter(|bit| (n % 7 + 1) & (1 << bit) != 0).collect()
     };
     let recipient = |n: usize| Ok(Recipient { user: user(&format!("user {n}"))?, records: mine(n) });
     let recipients = (0..count).map(recipient).collect::<Result<Vec<_>, Violation>>()?;
-    let delivery = Delivery { recipients, ..script.delivery(&batch, &[]) };
+    let delivery = Delivery { recipients, ..feed.delivery(&batch, &[]) };
     let delivered = deliver(&*inbox, &delivery).await?;
-    ensure_eq!(inbox.checkpoint(Partition(0)).await?, delivery.checkpoint, "the checkpoint");
+    ensure_eq!(inbox.checkpoint(feed.script.partition).await?, delivery.checkpoint, "the checkpoint");
     for (n, end) in (0..count).step_by(1 + count / 7).zip(ends) {
         let (user, answer) = (&delivery.recipients[n].user, &delivered[n]);
         let Some(end) = end else {
@@ -641,20 +663,21 @@ pub async fn hostile_ids(fixture: &dyn Fixture) -> Verdict {
     for user in &users {
         starts.push(inbox.anchor(user).await?);
     }
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
+    let mut feed = Feed::open(&*data).await?;
     let mut due = Vec::new();
     for name in HOSTILE {
-        due.push(script.message(&group(name)?, name)?);
+        due.extend(feed.messages(&feed.group("g")?, name, 1).await?);
     }
     let indices = |n: usize| -> Arc<[u32]> { (0..=n as u32).collect() };
     let recipient = |(n, user): (usize, &UserId)| Recipient { user: user.clone(), records: indices(n) };
     let recipients = users.iter().enumerate().map(recipient).collect();
-    deliver(&*inbox, &Delivery { recipients, ..script.delivery(&due, &[]) }).await?;
+    deliver(&*inbox, &Delivery { recipients, ..feed.delivery(&due, &[]) }).await?;
     for (n, user) in users.iter().enumerate() {
         let after = pull(&*inbox, user, &starts[n]).await?;
         ensure_eq!(records(&after), plain(&due[..=n]), "the entries of {user:?}");
-        let others = inbox.pull(user, &starts[(n + 1) % users.len()], 10).await?;
-        ensure_eq!(others, Pull::Resync, "another's cursor, given by {user:?}");
+        if let Some(rest) = rest(&*inbox, user, &starts[(n + 1) % users.len()], 10).await? {
+            ensure_eq!(records(&rest), plain(&due[..=n]), "after another's anchor, given by {user:?}");
+        }
     }
     Ok(())
 }
@@ -668,13 +691,13 @@ pub async fn reopened(fixture: &dyn Fixture) -> Verdict {
     let inbox = open(&*data).await?;
     let users = [user("alice")?];
     let start = inbox.anchor(&users[0]).await?;
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let batch = script.messages(&group("g")?, "carol", 9)?;
-    let delivery = script.delivery(&batch, &users);
+    let mut feed = Feed::open(&*data).await?;
+    let batch = feed.messages(&feed.group("g")?, "carol", 9).await?;
+    let delivery = feed.delivery(&batch, &users);
     let cursors = one(deliver(&*inbox, &delivery).await?)?.cursors;
     drop(inbox);
     let inbox = data.reopen().await?.inbox.ok_or_else(|| Violation::new("the inbox part is missing"))?;
-    let position = inbox.checkpoint(Partition(0)).await?.map(|checkpoint| checkpoint.position);
+    let position = inbox.checkpoint(feed.script.partition).await?.map(|checkpoint| checkpoint.position);
     ensure_eq!(position, delivery.checkpoint.map(|checkpoint| checkpoint.position), "the checkpoint");
     ensure!(one(inbox.ends(&users).await?)?.is_some(), "the inbox is empty after a restart");
     for (n, cursor) in [start].iter().chain(&cursors).enumerate() {
@@ -695,46 +718,41 @@ pub async fn lost_tail(fixture: &dyn Fixture) -> Verdict {
     let inbox = open(&*data).await?;
     let users = [user("alice")?];
     let start = inbox.anchor(&users[0]).await?;
-    let mut script = Script::for_inbox(&*inbox, Partition(0)).await?;
-    let all = script.messages(&group("g")?, "carol", 9)?;
-    let kept = script.delivery(&all[..5], &users);
+    let mut feeds = Feed::several(&*data, 2).await?;
+    let mut feed = feeds.remove(0);
+    let id = feed.group("g")?;
+    let all = feed.messages(&id, "carol", 9).await?;
+    let kept = feed.delivery(&all[..5], &users);
     let kept_cursors = one(deliver(&*inbox, &kept).await?)?.cursors;
     data.save().await?;
-    let lost = script.delivery(&all[5..], &users);
+    let lost = feed.delivery(&all[5..], &users);
     let lost_cursors = one(deliver(&*inbox, &lost).await?)?.cursors;
     data.lose_tail(Part::Inbox, 4).await?;
 
     let inbox = open(&*data).await?;
-    let before = script.lineage.inbox.clone();
-    script.lineage.inbox = inbox.info().await?.incarnation;
-    ensure!(script.lineage.inbox != before, "the incarnation is still {before:?}");
-    let late = inbox
-        .deliver(&lost)
-        .await
-        .and_then(|answers| answers.into_iter().collect::<im_core::Result<Vec<_>>>());
+    let before = feed.script.lineage.inbox.clone();
+    feed.renew(&*data).await?;
+    ensure!(feed.script.lineage.inbox != before, "the incarnation is still {before:?}");
+    let late = inbox.deliver(&lost).await;
+    let late = late.and_then(|answers| answers.into_iter().collect::<im_core::Result<Vec<_>>>());
     fails(late, &[ErrorKind::OtherIncarnation], "a worker of before the loss")?;
-    let position =
-        inbox.checkpoint(Partition(0)).await?.map_or(Position::START, |checkpoint| checkpoint.position);
-    ensure!(position <= all[4].position, "the checkpoint {position:?} is above what is left");
-    // Other records first: the place of a lost entry is taken by another.
-    let stranger = script.clone().messages(&group("h")?, "carol", 2)?;
-    deliver(&*inbox, &Delivery { checkpoint: None, ..script.delivery(&stranger, &users) }).await?;
-    deliver(&*inbox, &script.delivery(&all[5..], &users)).await?;
-    for cursor in &lost_cursors {
-        ensure_eq!(
-            inbox.pull(&users[0], cursor, 10).await?,
-            Pull::Resync,
-            "the answer to the lost {cursor:?}"
-        );
+    let position = inbox.checkpoint(feed.script.partition).await?.map(|checkpoint| checkpoint.position);
+    ensure!(position <= Some(all[4].position), "the checkpoint {position:?} is above what is left");
+    // Another partition's records first: they take the place of the lost entries.
+    let mut strangers = Vec::new();
+    for mut stranger in feeds {
+        stranger.renew(&*data).await?;
+        let id = stranger.group("of another partition")?;
+        strangers = stranger.messages(&id, "carol", 2).await?;
+        deliver(&*inbox, &stranger.delivery(&strangers, &users)).await?;
     }
-    for (n, cursor) in [start].iter().chain(&kept_cursors).enumerate() {
+    deliver(&*inbox, &feed.delivery(&all[5..], &users)).await?;
+    for (n, cursor) in [start].iter().chain(&kept_cursors).chain(&lost_cursors).enumerate() {
         if let Some(rest) = rest(&*inbox, &users[0], cursor, 4).await? {
-            let due: Vec<_> = (n as u64 + 1..=9).collect();
-            ensure_eq!(
-                first_appearances(&rest, "g"),
-                due,
-                "the entries after cursor {n}, which was not lost"
-            );
+            ensure_eq!(first_appearances(&rest, &id), seqs(&all[n..]), "the entries after cursor {n}");
+            let others =
+                strangers.iter().filter(|stranger| !rest.iter().any(|e| e.record == stranger.record));
+            ensure_eq!(others.count(), 0, "what came after the loss and is not after cursor {n}");
         }
     }
     Ok(())

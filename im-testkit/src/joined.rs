@@ -41,6 +41,10 @@ impl Data for JoinedData {
         Ok(self.join(self.right.reopen().await?))
     }
 
+    fn own_log(&self) -> Option<&'static str> {
+        Some("it shows how an inbox of one log is tested")
+    }
+
     async fn pass(&self, time: Duration) {
         self.right.pass(time).await;
     }

@@ -13,13 +13,12 @@ use im_core::{
     Append, AppendOutcome, Batch, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationChange,
     ConversationId, Delivery, DeviceId, Effect, Epoch, ErrorKind, Floor, GroupInfo, Incarnation, Lineage,
     LogInfo, LogRead, LogRecord, Mark, MembersChange, Membership, MessageLog, Ordinal, Partition, Parts,
-    Position, Receipt, Recipient, RecordKind, Result, Role, Seq, StateVersion, StorePart, SyncInbox,
-    Timestamp, UserId,
+    Position, Receipt, Recipient, RecordKind, Result, Role, Seq, StateVersion, StorePart, Timestamp, UserId,
 };
 
 use tokio::sync::Barrier;
 
-use crate::{Violation, violation::ensure};
+use crate::{Data, Violation, violation::ensure};
 
 /// Texts that an id may be, and that a key, a subject, a pattern or a statement may choke on.
 pub(crate) const HOSTILE: &[&str] = &[
@@ -292,13 +291,6 @@ impl Script {
         Ok(Self { lineage, partition: Partition(0), epoch, offset: 0, heads: BTreeMap::new() })
     }
 
-    /// For an inbox, without a store.
-    pub(crate) async fn for_inbox(inbox: &dyn SyncInbox, partition: Partition) -> Result<Self, Violation> {
-        let inbox = inbox.info().await?.incarnation;
-        let lineage = Lineage { log: Incarnation::new("a log"), store: Incarnation::new("a store"), inbox };
-        Ok(Self::on_paper(lineage, partition))
-    }
-
     /// For nobody.
     pub(crate) fn on_paper(lineage: Lineage, partition: Partition) -> Self {
         Self { lineage, partition, epoch: Epoch(1), offset: 0, heads: BTreeMap::new() }
@@ -363,6 +355,93 @@ impl Script {
             recipients: users.iter().map(recipient).collect(),
             checkpoint: Some(batch.checkpoint),
         }
+    }
+}
+
+/// The records of one partition for an inbox: made up, or of the inbox's own log where it serves no other.
+#[derive(Debug, Clone)]
+pub(crate) struct Feed {
+    pub(crate) script: Script,
+    own: Option<Log>,
+}
+
+impl Feed {
+    pub(crate) async fn open(data: &dyn Data) -> Result<Self, Violation> {
+        Self::of(data, Partition(0)).await
+    }
+
+    /// One for each of several partitions: at most as many as wanted, and as the own log has.
+    pub(crate) async fn several(data: &dyn Data, wanted: u16) -> Result<Vec<Self>, Violation> {
+        let count = match data.own_log() {
+            Some(_) => log_of(&data.node().await?)?.info().await?.partitions.min(wanted),
+            None => wanted,
+        };
+        let mut feeds = Vec::new();
+        for partition in Partition::all(count) {
+            feeds.push(Self::of(data, partition).await?);
+        }
+        Ok(feeds)
+    }
+
+    async fn of(data: &dyn Data, partition: Partition) -> Result<Self, Violation> {
+        let parts = data.node().await?;
+        let own = match data.own_log() {
+            Some(_) => Some(Log::open(&parts).await?),
+            None => None,
+        };
+        let log = match &own {
+            Some(own) => own.log.info().await?.incarnation,
+            None => Incarnation::new("a log"),
+        };
+        let inbox = parts.inbox.as_ref().ok_or_else(|| Violation::new("the inbox part is missing"))?;
+        let lineage =
+            Lineage { log, store: Incarnation::new("a store"), inbox: inbox.info().await?.incarnation };
+        Ok(Self { script: Script::on_paper(lineage, partition), own })
+    }
+
+    /// After the parts have changed: goes on for the present incarnations.
+    pub(crate) async fn renew(&mut self, data: &dyn Data) -> crate::Verdict {
+        let renewed = Self::of(data, self.script.partition).await?;
+        self.own = renewed.own;
+        self.script.lineage = renewed.script.lineage;
+        Ok(())
+    }
+
+    /// A group of this partition.
+    pub(crate) fn group(&self, name: &str) -> Result<ConversationId, Violation> {
+        let Some(own) = &self.own else { return group(name) };
+        for n in 0.. {
+            let id = group(&format!("{name}{n}"))?;
+            if own.partition(&id) == self.script.partition {
+                return Ok(id);
+            }
+        }
+        Err(Violation::new("no group belongs to the partition"))
+    }
+
+    /// The next messages of a conversation.
+    pub(crate) async fn messages(
+        &mut self,
+        conversation: &ConversationId,
+        sender: &str,
+        count: usize,
+    ) -> Result<Vec<LogRecord>, Violation> {
+        let Some(own) = &self.own else { return self.script.messages(conversation, sender, count) };
+        let partition = self.script.partition;
+        let end = own.log.ends().await?.get(usize::from(partition.0)).copied().unwrap_or_default();
+        let append = |_| message(conversation, sender, ClientMsgId::fresh().as_str(), "text");
+        let batch = (0..count).map(append).collect::<Result<Vec<_>, _>>()?;
+        for outcome in own.append(&batch).await? {
+            appended(outcome)?;
+        }
+        let records = own.after(partition, end).await?;
+        ensure!(records.len() == count, "{count} appends became {} records", records.len());
+        Ok(records)
+    }
+
+    /// All records for all users, with the checkpoint after the last of them.
+    pub(crate) fn delivery(&self, records: &[LogRecord], users: &[UserId]) -> Delivery {
+        self.script.delivery(records, users)
     }
 }
 

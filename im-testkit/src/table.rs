@@ -256,7 +256,14 @@ pub fn declared(fixture: &dyn Fixture, lacks: &[(&str, &str)]) -> Verdict {
         ensure!(!why.trim().is_empty(), "why {need} is lacking must be said in words");
         println!("not certified, lacking {need}: {why}");
     }
-    let parts = block_on(async { fixture.fresh().await?.node().await })?;
+    let (parts, own_log) = block_on(async {
+        let data = fixture.fresh().await?;
+        Ok((data.node().await?, data.own_log()))
+    })?;
+    if let Some(why) = own_log {
+        ensure!(!why.trim().is_empty(), "why the inbox serves its own log only must be said in words");
+        println!("the inbox is certified for the log of its own data only: {why}");
+    }
     let there = [
         ("log", parts.log.is_some()),
         ("store", parts.store.is_some()),

@@ -98,6 +98,10 @@ impl Data for BrokenData {
         Ok((self.broken.wrap)(self.right.reopen().await?, &self.shared))
     }
 
+    fn own_log(&self) -> Option<&'static str> {
+        self.right.own_log()
+    }
+
     async fn pass(&self, time: Duration) {
         self.right.pass(time).await;
     }
