@@ -14,8 +14,6 @@ use crate::{Config, KeySource, Secret, Settings, TokenAlgorithm, TokenKey};
 /// The environment variables that hold a key itself; there are no flags for them, which others on the machine could see.
 const KEYS: [(&str, TokenAlgorithm); 2] =
     [("IM_HS256_KEY", TokenAlgorithm::Hs256), ("IM_EDDSA_KEY", TokenAlgorithm::EdDsa)];
-/// What this project's tests tell each other; it does not speak to the servers that they start.
-const NOT_OURS: &str = "IM_SERVER_BIN";
 
 /// A chat server on one SQLite file, with a page to try it.
 ///
@@ -85,7 +83,7 @@ fn refuse_unknown(variables: impl Iterator<Item = OsString>) -> Result<(), CliEr
     let command = Flags::command();
     let flags = command.get_arguments().filter_map(|flag| flag.get_env());
     let keys = KEYS.iter().map(|(name, _)| OsStr::new(name));
-    let known: HashSet<&OsStr> = flags.chain(keys).chain([OsStr::new(NOT_OURS)]).collect();
+    let known: HashSet<&OsStr> = flags.chain(keys).collect();
     let mut unknown = variables
         .filter(|name| name.as_encoded_bytes().starts_with(b"IM_") && !known.contains(name.as_os_str()));
     unknown.next().map_or(Ok(()), |name| Err(CliError::UnknownVariable(name)))
