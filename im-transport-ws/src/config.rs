@@ -22,7 +22,8 @@ pub struct WsConfig {
     /// How many bytes may wait for a client that reads slowly before its requests and events wait too. It is also about the
     /// longest answer: a page that would be longer ends earlier. Default 256 KiB.
     pub outgoing_bytes: usize,
-    /// How long a client may read nothing of what waits for it before it is closed. Default 10 s.
+    /// How long a client may read nothing of what waits for it before it is closed; one that reads, but leaves
+    /// [`WsConfig::outgoing_bytes`] full, has six times as long. Default 10 s.
     pub write_timeout: Duration,
     /// How long a closing connection waits for the client's part of it. Default 3 s.
     pub close_timeout: Duration,

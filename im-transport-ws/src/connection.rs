@@ -36,6 +36,7 @@ use crate::{
     rate::{Bucket, Taken},
     sends::Sends,
     socket::Shared,
+    stall::Stall,
     wire::{Incoming, Wire},
 };
 
@@ -60,8 +61,7 @@ pub(crate) struct Connection<'a, S> {
     expires: Option<Instant>,
     /// When the connection is to close because the server stops.
     leaves: Option<Instant>,
-    /// When the client must have read some of what waits for it, and how many bytes had been written when that was set.
-    stalled: Option<(Instant, u64)>,
+    stall: Stall,
 }
 
 type Step = Result<bool, End>;
@@ -84,7 +84,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             alarm: Alarm::default(),
             expires: greeted.expires,
             leaves: None,
-            stalled: None,
+            stall: Stall::default(),
         }
     }
 
@@ -261,13 +261,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     fn write(&mut self, cx: &mut Context<'_>) -> Step {
         let full = !self.has_room();
         match self.wire.poll_flush(cx) {
-            Poll::Ready(Ok(())) => self.stalled = None,
+            Poll::Ready(Ok(())) => self.stall.clear(),
             Poll::Ready(Err(_)) => return Err(End::Gone),
             Poll::Pending => {
-                let written = self.wire.out.written();
-                if self.stalled.is_none_or(|(_, before)| before != written) {
-                    self.stalled = Some((Instant::now() + self.shared.config.write_timeout, written));
-                }
+                let (written, full) = (self.wire.out.written(), !self.has_room());
+                self.stall.waits(written, full, self.shared.config.write_timeout);
             }
         }
         Ok(full && self.has_room())
@@ -288,7 +286,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             if is_due(self.expires) {
                 return Poll::Ready(End::Close(CloseCode::TokenExpired));
             }
-            if is_due(self.stalled.map(|(at, _)| at)) {
+            if is_due(self.stall.due()) {
                 return Poll::Ready(End::Close(CloseCode::Slow));
             }
             let idle = self.serving.is_none() && self.sends.len() == 0;
@@ -297,7 +295,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             // Requests under way wake this task by themselves.
             let leaves = self.leaves.filter(|_| idle);
-            let due = [self.expires, self.stalled.map(|(at, _)| at), leaves].into_iter().flatten().min();
+            let due = [self.expires, self.stall.due(), leaves].into_iter().flatten().min();
             if self.alarm.poll(due, cx).is_pending() {
                 return Poll::Pending;
             }

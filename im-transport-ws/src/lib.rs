@@ -45,6 +45,7 @@ mod outgoing;
 mod rate;
 mod sends;
 mod socket;
+mod stall;
 mod stream;
 mod wire;
 
