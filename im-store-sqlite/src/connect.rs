@@ -13,17 +13,20 @@ use im_core::{
     memory::{Memory, MemoryNotifier, MemoryPresence},
 };
 use sqlx::{
-    ConnectOptions, SqliteConnection, SqlitePool,
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
-use tokio::sync::{MappedMutexGuard, MutexGuard, watch};
+use tokio::{
+    sync::{MappedMutexGuard, MutexGuard, watch},
+    task::JoinHandle,
+};
 
 use crate::{
     SqliteBuilder, SqliteInbox, SqliteLog, SqliteStore,
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
     expire::Pass,
-    schema,
+    schema, wal,
     writer::{Sync, Writer},
 };
 
@@ -58,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) end: watch::Sender<i64>,
     pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
     pub(crate) pass: tokio::sync::Mutex<Pass>,
+    checkpointer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Sqlite {
@@ -77,7 +81,7 @@ impl Sqlite {
 
     pub(crate) async fn connect(config: SqliteBuilder) -> Result<Self> {
         let memory = Memory::builder().presence_ttl(config.presence_ttl).clock(config.clock.clone()).build();
-        let inner = Arc::new(Inner::open(config).await?);
+        let inner = Inner::open(config).await?;
         Ok(Self { inner, presence: memory.presence(), notifier: memory.notifier() })
     }
 
@@ -117,17 +121,23 @@ impl Sqlite {
     /// # Errors
     /// When the file could not be closed in order; the next opening mends that.
     pub async fn close(&self) -> Result<()> {
-        let writer = self.inner.writer.lock().await.take();
-        self.inner.readers.close().await;
-        match writer {
-            Some(writer) => writer.close().await.map_err(failed("close")),
-            None => Ok(()),
+        let Some(writer) = self.inner.writer.lock().await.take() else { return Ok(()) };
+        let (conn, lock) = writer.stop();
+        let checkpointer = self.inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(checkpointer) = checkpointer {
+            // It ends with the writer; that it was cancelled with its runtime is as good.
+            checkpointer.await.ok();
         }
+        self.inner.readers.close().await;
+        // The last connection moves the write-ahead log into the file and removes it.
+        let closed = conn.close().await.map_err(failed("close"));
+        drop(lock);
+        closed
     }
 }
 
 impl Inner {
-    async fn open(config: SqliteBuilder) -> Result<Self> {
+    async fn open(config: SqliteBuilder) -> Result<Arc<Self>> {
         let path = std::path::absolute(&config.path).map_err(|error| io_failed(OPERATION, error))?;
         let lock = lock(&path)?;
         let options = SqliteConnectOptions::new()
@@ -136,6 +146,7 @@ impl Inner {
             .busy_timeout(Duration::from_secs(5))
             .row_buffer_size(1024);
         let mut conn = connect_writer(&options, config.cache_bytes).await?;
+        let checkpointer = options.connect().await.map_err(failed(OPERATION))?;
         schema::migrate(&mut conn).await?;
         let incarnation = incarnation(&mut conn, config.restored).await?;
         let epochs = Epochs::load(&mut conn).await?;
@@ -153,8 +164,10 @@ impl Inner {
         } else {
             (Durability::Buffered, Sync::Normal)
         };
-        Ok(Self {
-            writer: tokio::sync::Mutex::new(Some(Writer::new(conn, lock, HEADS, ENDS))),
+        let writer = Writer::new(conn, lock, HEADS, ENDS);
+        let commits = writer.commits.subscribe();
+        let inner = Arc::new(Self {
+            writer: tokio::sync::Mutex::new(Some(writer)),
             readers,
             clock: config.clock,
             expiry: config.expiry,
@@ -165,7 +178,11 @@ impl Inner {
             end: watch::Sender::new(end),
             leases: Mutex::default(),
             pass: tokio::sync::Mutex::default(),
-        })
+            checkpointer: Mutex::default(),
+        });
+        let task = tokio::spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
+        *inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(inner)
     }
 
     /// The writer, when it is our turn.
@@ -232,6 +249,8 @@ async fn connect_writer(options: &SqliteConnectOptions, cache_bytes: usize) -> R
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .pragma("cache_size", cache_size(cache_bytes))
+        .pragma("wal_autocheckpoint", wal::TOO_LONG)
+        .pragma("journal_size_limit", wal::KEPT_BYTES)
         // A statement's undo journal goes to memory, not to a temporary file.
         .pragma("temp_store", "MEMORY")
         .connect()

@@ -34,6 +34,7 @@ mod store_epochs;
 mod user_state;
 mod values;
 mod versions;
+mod wal;
 mod writer;
 
 pub use config::SqliteBuilder;

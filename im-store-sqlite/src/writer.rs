@@ -6,7 +6,8 @@
 use std::fs::File;
 
 use im_core::{ConversationId, Mark, Result, Timestamp, UserId};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::SqliteConnection;
+use tokio::sync::watch;
 
 use crate::{cache::Cache, error::failed, rows::Statement};
 
@@ -32,7 +33,9 @@ pub(crate) enum Sync {
 pub(crate) struct Writer {
     conn: SqliteConnection,
     /// Keeps other processes out; the operating system lets go of it when the process dies.
-    _lock: File,
+    lock: File,
+    /// Tells that there was a commit.
+    pub(crate) commits: watch::Sender<()>,
     /// What `PRAGMA synchronous` stands at.
     sync: Option<Sync>,
     /// A transaction was begun and not ended: its task was dropped or it failed.
@@ -48,7 +51,16 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize, ends: usize) -> Self {
         let (heads, ends) = (Cache::new(heads), Cache::new(ends));
-        Self { conn, _lock: lock, sync: None, is_open: false, heads, ends, next_id: None }
+        Self {
+            conn,
+            lock,
+            commits: watch::Sender::new(()),
+            sync: None,
+            is_open: false,
+            heads,
+            ends,
+            next_id: None,
+        }
     }
 
     /// The connection, to read what the writer has written.
@@ -98,6 +110,7 @@ impl Writer {
             sqlx::query("ROLLBACK").execute(&mut self.conn).await.ok();
         }
         self.is_open = false;
+        self.commits.send_replace(());
     }
 
     async fn prepare(&mut self, sync: Sync) -> sqlx::Result<()> {
@@ -136,8 +149,8 @@ impl Writer {
         Ok(next)
     }
 
-    /// Closes the connection, then lets other processes in.
-    pub(crate) async fn close(self) -> sqlx::Result<()> {
-        self.conn.close().await
+    /// What is left to close when nobody will write any more: the connection, and then the lock.
+    pub(crate) fn stop(self) -> (SqliteConnection, File) {
+        (self.conn, self.lock)
     }
 }
