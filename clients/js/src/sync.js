@@ -38,7 +38,7 @@ export class Sync {
   #bootWaits;
   /** Signals with entries, in order, that follow where the client will stand. @type {Entry[][]} */
   #held = [];
-  /** Signals with entries were given up: until a pull comes to a quiet end, none follows what the client has. */
+  /** Signals with entries were given up: until a pull is answered, none follows what the client has. */
   #gap = false;
   #pull = false;
   /** The end that made a pull necessary; null: whatever it is, pull. @type {string | null} */
@@ -196,10 +196,10 @@ export class Sync {
       if (resync) return void (this.#bootstrap = true);
       this.#booted = false;
       this.#bootWaits.reset();
+      // What the server says from now on follows this answer; what was given up before it set `#pull` again.
+      this.#gap = false;
       await this.#entries(entries);
-      // Signals that were given up while this was on its way have set it too.
       this.#pull ||= more;
-      this.#gap &&= this.#pull;
     } catch (error) {
       // The server may think that its answer has come, and go on from there.
       this.#giveUp();
@@ -318,6 +318,8 @@ export class Sync {
     if (this.#booted) await wait(this.#options.env, this.#bootWaits.next());
     this.#store.cursor = null;
     this.#giveUp();
+    // The state that it begins with is newer than all that was heard of before.
+    this.#state = false;
     const listed = new Set();
     const boot = (/** @type {WireConversation} */ view) => {
       listed.add(view.id);

@@ -237,8 +237,10 @@ test("a store that is behind is asked again", async () => {
   for (const content of ["1", "2"]) server.append("g", { from: "bob", content });
   await clock.advance(0);
   assert.deepEqual(alice.said("g"), []);
-  await clock.advance(5_000);
+  await clock.advance(4_000);
   assert.deepEqual(alice.said("g"), ["1", "2"]);
+  const { cursor } = server.user("alice").inbox.slice(-1)[0];
+  assert.equal(server.sessionsOf("alice")[0].acks.pop(), cursor, "acked once it was taken, within 5 s");
 });
 
 test("a cursor that cannot be served makes the client begin afresh, and says so to who shows messages", async () => {
@@ -365,4 +367,74 @@ test("a server that serves no cursor is not asked for everything without end", a
   await clock.advance(300_000);
   const bootstraps = asked(server, "alice", "conversations").length;
   assert.ok(bootstraps > 5 && bootstraps < 40, `${bootstraps} bootstraps in 5 min`);
+});
+
+test("after a pull whose answer never came, signals with entries are not taken for what follows", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  server.group("h", ["bob", "alice"]);
+  const alice = await enter("alice");
+  let lost = 1;
+  server.intercept = (op, body, session) => (op === "pull" && lost-- > 0 ? (session.serve(op, body), "ignore") : undefined);
+  // The signal is lost, the heartbeat tells, the pull is served, its answer is too late.
+  server.signals = () => false;
+  server.append("g", { from: "bob", content: "1" });
+  server.signals = () => true;
+  await clock.advance(41_000);
+  server.append("h", { from: "bob", content: "2" });
+  await clock.advance(10_000);
+  assert.deepEqual([alice.said("g"), alice.said("h")], [["1"], ["2"]]);
+});
+
+test("signals with entries that were too many to wait are pulled", async () => {
+  const { clock, server, enter } = await world({ page: 50 });
+  for (const id of ["g", "h"]) server.group(id, ["bob", "alice"]);
+  const alice = await enter("alice");
+  let busy = true;
+  server.intercept = (op) => (op === "history" && busy ? { error: { code: "behind", message: "" } } : undefined);
+  const { deliver } = server;
+  server.deliver = (user, record) => record.content === "lost" || deliver.call(server, user, record);
+  server.append("g", { from: "bob", content: "lost" });
+  const expected = Array.from({ length: 200 }, (_, index) => `${index}`);
+  server.append("g", { from: "bob", content: "gap" });
+  for (const content of expected) server.append("h", { from: "bob", content });
+  await clock.advance(1_000);
+  assert.deepEqual(alice.said("h"), []);
+  busy = false;
+  await clock.advance(15_000);
+  assert.deepEqual([alice.said("g"), alice.said("h")], [["lost", "gap"], expected]);
+});
+
+test("who was put out of a large group sees up to there, also when the page was closed in between", async () => {
+  const { clock, server, enter } = await world();
+  const storage = memoryStorage();
+  server.group("big", ["bob", "alice"], { large: true });
+  const first = await enter("alice", { storage });
+  server.intercept = (op) => (op === "history" ? { error: { code: "behind", message: "" } } : undefined);
+  server.append("big", { from: "bob", kind: "members", type: "system", content: JSON.stringify({ leave: ["alice"] }) });
+  await clock.advance(1_000);
+  await first.chat.stop();
+  server.intercept = () => undefined;
+  const second = await enter("alice", { storage });
+  assert.deepEqual([...first.heard.messages, ...second.heard.messages].map(({ seq }) => seq), [2]);
+});
+
+test("a state that changed too much is taken over by listing all conversations", async () => {
+  const { clock, server, enter } = await world({ page: 2 });
+  for (const id of ["a", "b", "c"]) server.group(id, ["bob", "alice"]);
+  const alice = await enter("alice");
+  server.intercept = (op) => (op === "state" ? { ok: { version: "v99", changes: [], all: true } } : undefined);
+  server.user("alice").settings.set("c", { undisturbed: true });
+  server.raise("alice", "c");
+  await clock.advance(0);
+  assert.equal(alice.chat.conversation("c").settings.undisturbed, true);
+});
+
+test("a state that is known is not asked for again", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  await enter("alice");
+  server.raise("alice", "g");
+  await clock.advance(200_000);
+  assert.equal(asked(server, "alice", "state").length, 1);
 });

@@ -265,10 +265,11 @@ test("a socket that cannot even be opened is tried again", async () => {
 
 test("a client that was stopped leaves no timer and does not come back", async () => {
   const { clock, chat } = await connected();
+  await clock.advance(100_000);
   await chat.stop();
+  assert.equal(clock.timers, 0);
   await clock.advance(100_000);
   assert.equal(chat.status.state, "closed");
-  assert.equal(clock.timers, 0);
 });
 
 test("browsers' own WebSocket is the default", async (t) => {

@@ -45,6 +45,19 @@ test("what comes while the first page is loaded stands below it, once", async ()
   assert.deepEqual(texts(), numbers(1, 11));
 });
 
+test("a beginning that was overtaken by another one shows nothing", async () => {
+  const { clock, server, window, texts } = await world(10);
+  let delay = 2_000;
+  server.latency = () => delay;
+  const first = window.open();
+  await clock.advance(0);
+  delay = 0;
+  const second = window.open();
+  await clock.advance(10_000);
+  await Promise.all([first, second]);
+  assert.deepEqual(texts(), numbers(1, 10));
+});
+
 test("after a reset it begins anew, without a gap, also when the connection fails meanwhile", async () => {
   const { clock, server, window, texts } = await world(10);
   await window.open();
