@@ -17,8 +17,6 @@ pub struct WsConfig {
     pub hello_timeout: Duration,
     /// How many connections may be without a session at a time; more are refused with status 503. Default 4,096.
     pub max_waiting: usize,
-    /// How many bytes of memory a connection keeps to read with. Default 1 KiB.
-    pub read_buffer: usize,
     /// How many bytes may wait for a client that reads slowly before its requests and events wait too. It is also about the
     /// longest answer: a page that would be longer ends earlier. Default 256 KiB.
     pub outgoing_bytes: usize,
@@ -46,7 +44,6 @@ impl Default for WsConfig {
             hello_bytes: 16 << 10,
             hello_timeout: Duration::from_secs(10),
             max_waiting: 4096,
-            read_buffer: 1 << 10,
             outgoing_bytes: 256 << 10,
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),

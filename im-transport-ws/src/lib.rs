@@ -40,6 +40,7 @@ mod config;
 mod connection;
 mod farewell;
 mod greet;
+mod intake;
 mod ops;
 mod outgoing;
 mod rate;

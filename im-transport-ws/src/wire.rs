@@ -1,8 +1,8 @@
 //! A WebSocket over a byte stream: frames in by tungstenite, frames out by [`Outgoing`].
 //!
-//! tungstenite's own writer copies every frame into a buffer per connection that never shrinks: one page of history would be
-//! kept for ever by each of thousands of idle connections. So it only reads here; what it has to say itself (pongs, the answer
-//! to a close) goes into [`Outgoing`] like everything else, and its limits can change after hello.
+//! tungstenite keeps a read buffer and a write buffer for each connection, neither of which ever shrinks: one page of history
+//! would be kept for ever by each of thousands of idle connections. So it reads from an [`Intake`], and what it has to say itself
+//! (pongs, the answer to a close) goes into [`Outgoing`] like everything else.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -15,17 +15,33 @@ use im_protocol::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::{
     Error, Message, Utf8Bytes,
+    error::ProtocolError,
     protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
-use crate::outgoing::Outgoing;
+use crate::{intake::Intake, outgoing::Outgoing};
+
+/// The memory that tungstenite begins with, and how much it copies at once.
+const BUFFER: usize = 256;
+/// After a message of this length its memory is given back.
+const LONG: usize = 1 << 10;
 
 /// A WebSocket, as a server has it.
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
     io: S,
+    intake: Intake,
     context: WebSocketContext,
     pub(crate) out: Outgoing,
+}
+
+fn context(limit: usize) -> WebSocketContext {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(limit))
+        .max_frame_size(Some(limit));
+    WebSocketContext::new(Role::Server, Some(config))
 }
 
 /// What comes from the other side.
@@ -53,15 +69,8 @@ pub(crate) enum Broken {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A WebSocket on a stream whose handshake is over, and of which `read` was read already. Messages of more than `limit`
     /// bytes are not read.
-    pub(crate) fn new(io: S, read: Bytes, read_buffer: usize, limit: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(read_buffer)
-            .write_buffer_size(0)
-            .max_message_size(Some(limit))
-            .max_frame_size(Some(limit));
-        // A copy: the bytes as they are would keep hyper's whole read buffer.
-        let context = WebSocketContext::from_partially_read(read.to_vec(), Role::Server, Some(config));
-        Self { io, context, out: Outgoing::default() }
+    pub(crate) fn new(io: S, read: &Bytes, limit: usize) -> Self {
+        Self { io, intake: Intake::new(read), context: context(limit), out: Outgoing::default() }
     }
 
     /// Another limit of messages, in bytes.
@@ -71,27 +80,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         });
     }
 
+    /// Gives back the memory of a long message. What of the next one was read is in the intake.
+    fn shrink(&mut self) {
+        if let Some(limit) = self.context.get_config().max_frame_size.filter(|_| self.context.can_write()) {
+            self.context = context(limit);
+        }
+    }
+
     /// The next thing that comes. After an error nothing does.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Broken>> {
-        let mut stream = Blocking { io: &mut self.io, cx, out: &mut self.out };
+        let mut stream = Blocking { io: &mut self.io, intake: &mut self.intake, cx, out: &mut self.out };
         let read = self.context.read(&mut stream);
         if let Ok(Message::Close(_)) = read {
             // Queues the answer; that this ends the WebSocket is known.
             let _ = self.context.flush(&mut stream);
         }
+        if read.as_ref().is_ok_and(|message| {
+            matches!(message, Message::Text(_) | Message::Binary(_)) && message.len() > LONG
+        }) {
+            self.shrink();
+        }
         Poll::Ready(match read {
             Ok(Message::Text(text)) => Ok(Incoming::Text(text)),
             Ok(Message::Binary(_)) => Ok(Incoming::Binary),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Ok(Incoming::Control),
-            Ok(Message::Close(_)) => Err(Broken::Gone),
             Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
             Err(Error::Capacity(_)) => Err(Broken::TooLarge),
-            Err(Error::Utf8(_)) => Err(Broken::Fault),
-            Err(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
-                Err(Broken::Gone)
-            }
-            Err(Error::Protocol(_)) => Err(Broken::Fault),
-            Err(_) => Err(Broken::Gone),
+            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Err(Broken::Gone),
+            Err(Error::Protocol(_) | Error::Utf8(_)) => Err(Broken::Fault),
+            Ok(Message::Close(_)) | Err(_) => Err(Broken::Gone),
         })
     }
 
@@ -109,7 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn push_close(&mut self, code: CloseCode) {
         let frame = CloseFrame { code: code.number().into(), reason: Utf8Bytes::from_static(code.as_str()) };
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut stream = Blocking { io: &mut self.io, cx: &mut cx, out: &mut self.out };
+        let mut stream =
+            Blocking { io: &mut self.io, intake: &mut self.intake, cx: &mut cx, out: &mut self.out };
         // Whatever it says of the state of the WebSocket: this was the last word.
         let _ = self.context.close(&mut stream, Some(frame));
     }
@@ -136,16 +154,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 /// The stream as tungstenite wants it: reads that would wait fail, writes are queued.
 struct Blocking<'a, 'b, S> {
     io: &'a mut S,
+    intake: &'a mut Intake,
     cx: &'a mut Context<'b>,
     out: &'a mut Outgoing,
 }
 
 impl<S: AsyncRead + Unpin> Read for Blocking<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.io).poll_read(self.cx, &mut buffer) {
-            Poll::Ready(Ok(())) => Ok(buffer.filled().len()),
-            Poll::Ready(Err(error)) => Err(error),
+        match self.intake.poll_read(Pin::new(self.io), self.cx, buffer) {
+            Poll::Ready(read) => read,
             Poll::Pending => Err(ErrorKind::WouldBlock.into()),
         }
     }
@@ -159,5 +176,79 @@ impl<S> Write for Blocking<'_, '_, S> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::{SinkExt, StreamExt};
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio_tungstenite::WebSocketStream;
+
+    use super::*;
+
+    const LIMIT: usize = 64 << 10;
+
+    /// The next thing that comes; what is to be written is written meanwhile.
+    async fn next<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Incoming, Broken> {
+        poll_fn(|cx| {
+            let read = wire.poll_read(cx);
+            let _ = wire.poll_flush(cx);
+            read
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn messages_of_any_length_come_whole_and_in_order_between_pings() {
+        let (near, far) = duplex(3000);
+        let mut wire = Wire::new(near, &Bytes::new(), LIMIT);
+        let lengths: Vec<usize> = (0..200).map(|turn: usize| (turn * turn * 37) % 30_000).collect();
+        let sent = lengths.clone();
+        let client = tokio::spawn(async move {
+            let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+            for (turn, length) in sent.into_iter().enumerate() {
+                if turn % 3 == 0 {
+                    client.feed(Message::Ping(vec![turn as u8].into())).await.unwrap();
+                }
+                client.send(Message::text("x".repeat(length))).await.unwrap();
+            }
+            let mut pongs = 0;
+            while let Some(Ok(Message::Pong(_))) = client.next().await {
+                pongs += 1;
+            }
+            pongs
+        });
+        for expected in lengths {
+            loop {
+                match next(&mut wire).await {
+                    Ok(Incoming::Text(text)) => break assert_eq!(text.len(), expected),
+                    Ok(Incoming::Control) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        drop(wire);
+        assert!(client.await.unwrap() > 0, "pings were answered");
+    }
+
+    #[tokio::test]
+    async fn whatever_bytes_come_nothing_panics() {
+        for seed in 0..300 {
+            let mut dice = StdRng::seed_from_u64(seed);
+            let mut bytes = vec![0; 4000];
+            dice.fill(&mut bytes[..]);
+            // Many beginnings that look like a frame of a client.
+            bytes[0] = [0x81, 0x82, 0x01, 0x80, 0x89, 0x88][seed as usize % 6];
+            bytes[1] = 0x80 | (seed % 128) as u8;
+            let (near, mut far) = duplex(8000);
+            far.write_all(&bytes).await.unwrap();
+            drop(far);
+            let mut wire = Wire::new(near, &Bytes::new(), LIMIT);
+            while next(&mut wire).await.is_ok() {}
+        }
     }
 }
