@@ -1,2 +1,52 @@
-//! Benchmarks of the chat engine beside the raw limit of each backend.
-fn main() {}
+//! Benchmarks of the chat engine, each beside the raw limit of what it runs on, measured in the same run.
+//!
+//! A figure of the engine says nothing by itself: the machine decides. So every work interleaves rounds of the engine with
+//! rounds of a bare loop that does the least that must be done (the same rows into the same tables in the same batches with
+//! the same durability; the same frames onto the same sockets), and prints the medians of both and their ratio.
+
+mod args;
+mod backend;
+mod bare;
+mod drive;
+mod driver;
+mod fanout;
+mod history;
+mod idle;
+mod pace;
+mod process;
+mod raw;
+mod report;
+mod send;
+mod side;
+mod stats;
+mod watch;
+mod ws;
+
+use std::process::ExitCode;
+
+use args::{Args, Work};
+use clap::Parser;
+
+/// Whatever ends a measurement before its time.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Args::parse().work {
+        Work::Send(plan) => send::run(&plan).await,
+        Work::Fanout(plan) => fanout::run(&plan).await,
+        Work::Ws(plan) => ws::run(&plan).await,
+        Work::Idle(plan) => idle::run(&plan).await,
+        Work::History(plan) => history::run(&plan).await,
+        Work::Side(side) => side::run(&side).await,
+        Work::Drive(drive) => drive::run(&drive).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("im-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Durable send → ack.
+//!
+//! The engine runs whole: while it acks, its fan-out writes the inboxes of both users on the same file. The limit is what an
+//! ack waits for: the message rows alone. `limit_whole` is the limit of everything that a message makes the file write, inbox
+//! entries too; `settled_rate` counts messages until the last of them was fanned out.
+
+use std::time::{Duration, Instant};
+
+use im_engine::{
+    ConversationId, Cursor, DeviceId, Event, Hello, Identity, NewMessage, Platform, Pull, Session, UserId,
+};
+use sqlx::sqlite::SqliteSynchronous;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    Outcome,
+    args::{Backend, Plan},
+    backend::{Bed, content},
+    pace::{Round, closed_loop, open_loop},
+    process::rss_kb,
+    raw::{Raw, Rows},
+    report::{self, Line},
+    stats::{Latencies, median},
+};
+
+/// How many rounds of each kind alternate.
+const ROUNDS: u32 = 5;
+/// How many messages wait for their acks at the maximum rate.
+const IN_FLIGHT: usize = 2000;
+
+type Singles = [(ConversationId, [UserId; 2])];
+
+pub(crate) async fn run(plan: &Plan) -> Outcome {
+    report::head(plan);
+    for (case, conversations) in [("many", 1000), ("hot", 1)] {
+        let bed = Bed::open(plan.backend).await?;
+        let singles = bed.singles(conversations).await?;
+        let measured = maximum(plan, &bed, &singles, case).await?;
+        if let Some(load) = plan.rate {
+            let (rate, limit) = measured;
+            half(plan, &bed, &singles, case, load, (rate * load, limit)).await?;
+            received(plan, &bed, &singles, case, load, (rate * load, limit)).await?;
+        }
+        bed.close().await?;
+    }
+    Ok(())
+}
+
+/// The closed loop beside the raw limit; both medians.
+async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outcome<(f64, Option<f64>)> {
+    closed(bed, singles, plan.part(2 * ROUNDS)).await?;
+    let (mut rates, mut settled, mut limits, mut wholes) = (vec![], vec![], vec![], vec![]);
+    let mut latencies = Latencies::new()?;
+    let (mut raw, mut whole) = (None, None);
+    let (mut rss, mut backlog, mut batches) = (0, 0, vec![]);
+    for _ in 0..ROUNDS {
+        bed.watch.settled().await;
+        bed.watch.record(plan.backend == Backend::Sqlite);
+        let begun = Instant::now();
+        let round = closed(bed, singles, plan.part(ROUNDS)).await?;
+        backlog = backlog.max(bed.watch.backlog());
+        bed.watch.settled().await;
+        settled.push(round.done as f64 / begun.elapsed().as_secs_f64());
+        bed.watch.record(false);
+        rates.push(round.rate());
+        latencies.add(&round.latencies)?;
+        bed.watch.take_writes();
+        let sizes = bed.watch.take_appends();
+        if plan.backend == Backend::Sqlite {
+            if raw.is_none() {
+                // Before the other connections' caches are there.
+                rss = rss_kb()?;
+                raw = Some(Raw::open(&bed.path("raw.db"), SqliteSynchronous::Full).await?);
+                whole = Some(Raw::open(&bed.path("whole.db"), SqliteSynchronous::Full).await?);
+            }
+            let rows: usize = sizes.iter().sum();
+            for (raw, rows_of, limits) in
+                [(&mut raw, Rows::Messages, &mut limits), (&mut whole, Rows::MessagesAndInbox, &mut wholes)]
+            {
+                let Some(raw) = raw else { continue };
+                let took = raw.messages(rows_of, &sizes, singles).await?;
+                limits.push(rows as f64 / took.as_secs_f64());
+            }
+            batches.extend(sizes.into_iter().map(|size| size as f64));
+        } else {
+            rss = rss_kb()?;
+        }
+    }
+    let (rate, limit) = (median(rates).unwrap_or_default(), median(limits));
+    Line::new(plan, "send", case, "acks/s")
+        .rate(Some(rate), limit)
+        .latencies(&latencies)
+        .rss_kb(rss)
+        .more("limit_whole", median(wholes))
+        .more("settled_rate", median(settled))
+        .more("backlog", backlog)
+        .more("batch", median(batches))
+        .print(plan);
+    Ok((rate, limit))
+}
+
+async fn closed(bed: &Bed, singles: &Singles, length: Duration) -> Outcome<Round> {
+    let (engine, text) = (bed.engine.clone(), content());
+    let senders: Vec<_> = (0..IN_FLIGHT).map(|caller| place(singles, caller)).collect();
+    closed_loop(IN_FLIGHT, length, move |caller| {
+        let (conversation, [sender, _]) = &senders[caller];
+        let message = NewMessage::text(sender, conversation, text.clone());
+        let engine = engine.clone();
+        async move {
+            engine.send(message).await?;
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// A conversation with its two users, the sender first: each caller another one, as far as they go.
+fn place(singles: &Singles, caller: usize) -> (ConversationId, [UserId; 2]) {
+    let (conversation, [low, high]) = singles[caller % singles.len()].clone();
+    let users = if (caller / singles.len()).is_multiple_of(2) { [low, high] } else { [high, low] };
+    (conversation, users)
+}
+
+/// The open loop: from when a message was due until its ack.
+async fn half(
+    plan: &Plan,
+    bed: &Bed,
+    singles: &Singles,
+    case: &str,
+    load: f64,
+    (rate, limit): (f64, Option<f64>),
+) -> Outcome {
+    bed.watch.settled().await;
+    let text = content();
+    let round = open_loop(rate, plan.part(1), |number, _| {
+        let (conversation, [sender, _]) = place(singles, number as usize);
+        let message = NewMessage::text(&sender, &conversation, text.clone());
+        let engine = bed.engine.clone();
+        async move {
+            engine.send(message).await?;
+            Ok(())
+        }
+    })
+    .await?;
+    Line::new(plan, "send", case, "acks/s")
+        .load(load)
+        .rate(Some(round.rate()), limit)
+        .latencies(&round.latencies)
+        .rss_kb(rss_kb()?)
+        .more("backlog", bed.watch.backlog())
+        .print(plan);
+    Ok(())
+}
+
+/// The open loop with everybody online: from when a message was due until the other user's session has it.
+async fn received(
+    plan: &Plan,
+    bed: &Bed,
+    singles: &Singles,
+    case: &str,
+    load: f64,
+    (rate, limit): (f64, Option<f64>),
+) -> Outcome {
+    bed.watch.settled().await;
+    let base = Instant::now();
+    let (told, mut latencies_in) = mpsc::unbounded_channel();
+    let mut sessions = JoinSet::new();
+    for (_, users) in singles {
+        for user in users {
+            let reader = Reader::connect(bed, user, base, told.clone()).await?;
+            sessions.spawn(reader.run());
+        }
+    }
+    drop(told);
+    let text = content();
+    let round = open_loop(rate, plan.part(1), |number, due| {
+        let (conversation, [sender, _]) = place(singles, number as usize);
+        let due = due.saturating_duration_since(base).as_nanos();
+        let message = NewMessage::text(&sender, &conversation, format!("{due:020}{}", &text[20..]));
+        let engine = bed.engine.clone();
+        async move {
+            engine.send(message).await?;
+            Ok(())
+        }
+    })
+    .await?;
+    let mut latencies = Latencies::new()?;
+    for _ in 0..round.done {
+        let wait = tokio::time::timeout(Duration::from_secs(10), latencies_in.recv());
+        latencies.record(wait.await.map_err(|_| "a message was not received")?.ok_or("all sessions ended")?);
+    }
+    Line::new(plan, "send", format!("{case}-receive"), "receives/s")
+        .load(load)
+        .rate(Some(round.rate()), limit)
+        .latencies(&latencies)
+        .rss_kb(rss_kb()?)
+        .print(plan);
+    sessions.shutdown().await;
+    Ok(())
+}
+
+/// An online user who takes what is sent to it, as a client would: signals with entries, else a pull.
+struct Reader {
+    session: Session,
+    cursor: Cursor,
+    base: Instant,
+    told: mpsc::UnboundedSender<Duration>,
+}
+
+impl Reader {
+    async fn connect(
+        bed: &Bed,
+        user: &UserId,
+        base: Instant,
+        told: mpsc::UnboundedSender<Duration>,
+    ) -> Outcome<Self> {
+        let identity = Identity {
+            user: user.clone(),
+            device: DeviceId::new("bench")?,
+            platform: Platform::new("bench")?,
+        };
+        let (session, _) = bed.engine.connect(identity, Hello::default()).await?;
+        let cursor = session.fresh().await?.cursor;
+        session.pull(&cursor, 1).await?;
+        Ok(Self { session, cursor, base, told })
+    }
+
+    async fn run(mut self) -> Outcome {
+        loop {
+            match self.session.event().await {
+                Event::Entries(entries) => self.take(entries.as_slice()),
+                Event::End(_) => self.pull().await?,
+                Event::Closed(reason) => return Err(format!("a session was closed: {reason:?}").into()),
+                _ => {}
+            }
+        }
+    }
+
+    async fn pull(&mut self) -> Outcome {
+        loop {
+            match self.session.pull(&self.cursor, 200).await? {
+                Pull::Resync => return Err("a cursor was not served".into()),
+                Pull::Page { entries, more } => {
+                    self.take(&entries);
+                    if !more {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, entries: &[im_engine::Entry]) {
+        let now = self.base.elapsed();
+        let own = self.session.user().clone();
+        for record in entries.iter().map(|entry| &entry.record).filter(|record| record.sender != own) {
+            let due = record.content.get(..20).and_then(|due| due.parse().ok()).map(Duration::from_nanos);
+            if let Some(due) = due {
+                // Nobody listens any more: the measurement is over.
+                let _ = self.told.send(now.saturating_sub(due));
+            }
+        }
+        if let Some(last) = entries.last() {
+            self.cursor = last.cursor.clone();
+            // A session that is closed says so with its next event.
+            let _ = self.session.ack(&self.cursor);
+        }
+    }
+}
