@@ -151,3 +151,79 @@ impl Numbering<'_> {
         Some((next(floor.mark, EPOCH_GAP), floor.created_at, Some(floor.mark.seq)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use im_core::{
+        ClientMsgId, ContentHash, ContentType, LogRead, MessageLog, Outcome, Partition, Position, RecordKind,
+        UserId,
+    };
+
+    use super::*;
+    use crate::Sqlite;
+
+    fn batch(count: usize, bytes: usize) -> Vec<Append> {
+        let one = |_| Append {
+            conversation: ConversationId::group("g").unwrap(),
+            sender: UserId::new("alice").unwrap(),
+            device: None,
+            send_to: None,
+            client_msg_id: ClientMsgId::fresh(),
+            kind: RecordKind::Message,
+            content_type: ContentType::Text,
+            content: "x".repeat(bytes).into(),
+            hash: ContentHash(1),
+            floor: None,
+        };
+        (0..count).map(one).collect()
+    }
+
+    async fn append(sqlite: &Sqlite, batch: Vec<Append>) -> Result<usize> {
+        let outcomes = sqlite.log().append(Partition(0), Epoch(1), &batch).await?;
+        let is_appended = |outcome: &&AppendOutcome| matches!(outcome, AppendOutcome::Appended(_));
+        Ok(outcomes.iter().filter(is_appended).count())
+    }
+
+    async fn seqs(sqlite: &Sqlite) -> Vec<u64> {
+        match sqlite.log().read(Partition(0), Position::START, 10_000, Duration::ZERO).await.unwrap() {
+            LogRead::Records(records) => records.iter().map(|record| record.record.seq.0).collect(),
+            LogRead::Trimmed(_) => panic!("trimmed"),
+        }
+    }
+
+    async fn limit_pages(sqlite: &Sqlite, pragma: &'static str) {
+        let mut writer = sqlite.inner().writer("test").await.unwrap();
+        sqlx::query(pragma).persistent(false).execute(writer.conn()).await.unwrap();
+    }
+
+    /// SQLite answers a full disk (ENOSPC at a write) with the code that a file gives which may not grow: so the file's pages
+    /// are limited here.
+    #[tokio::test]
+    async fn a_full_disk_stores_all_of_a_batch_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chat.db");
+        let sqlite = Sqlite::open(&path).await.unwrap();
+        let incarnation = sqlite.log().info().await.unwrap().incarnation;
+        sqlite.log().open_epoch(Epoch(1), &incarnation).await.unwrap();
+        limit_pages(&sqlite, "PRAGMA max_page_count = 60").await;
+        let mut stored = 0;
+        // Batches of one statement and of several.
+        for size in [10, 600] {
+            let error = loop {
+                match append(&sqlite, batch(size, 2000)).await {
+                    Ok(count) => stored += count as u64,
+                    Err(error) => break error,
+                }
+                assert!(stored < 10_000, "the file grows beyond its limit");
+            };
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Full, Outcome::NotDone), "{error}");
+            assert!(error.is_transient());
+            assert_eq!(seqs(&sqlite).await, (1..=stored).collect::<Vec<_>>());
+        }
+        limit_pages(&sqlite, "PRAGMA max_page_count = 100000").await;
+        append(&sqlite, batch(600, 2000)).await.unwrap();
+        assert_eq!(seqs(&sqlite).await, (1..=stored + 600).collect::<Vec<_>>());
+    }
+}

@@ -136,6 +136,13 @@ impl Sqlite {
     }
 }
 
+#[cfg(test)]
+impl Sqlite {
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
 impl Inner {
     async fn open(config: SqliteBuilder) -> Result<Arc<Self>> {
         let path = std::path::absolute(&config.path).map_err(|error| io_failed(OPERATION, error))?;

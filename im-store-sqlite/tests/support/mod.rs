@@ -1,6 +1,11 @@
 //! A file per test, with a clock that the test sets.
 
-#![allow(dead_code, unused_imports, reason = "each test uses some of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    reason = "each test uses some of it, and may unwrap"
+)]
 
 mod own_log;
 

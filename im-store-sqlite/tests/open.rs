@@ -1,0 +1,209 @@
+//! What opening a file, and a file gone bad, comes to: a clear error and nothing half written.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use im_core::{
+    Append, AppendOutcome, ClientMsgId, ContentHash, ContentType, ConversationId, Epoch, Error, ErrorKind,
+    LogRead, MessageLog, Partition, Position, RecordKind, Result, UserId,
+};
+use im_store_sqlite::Sqlite;
+use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("chat.db")
+    }
+
+    async fn open(&self) -> Result<Sqlite> {
+        Sqlite::open(self.path()).await
+    }
+
+    /// A file with records, closed.
+    async fn filled(records: usize) -> Self {
+        let folder = Self::new();
+        let sqlite = folder.open().await.unwrap();
+        append(&sqlite, records, 100).await.unwrap();
+        sqlite.close().await.unwrap();
+        folder
+    }
+
+    async fn refused(&self) -> Error {
+        self.open().await.expect_err("the file opens")
+    }
+}
+
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap()
+}
+
+async fn execute(path: &Path, sql: &'static str) {
+    let mut conn = raw(path).await;
+    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+}
+
+/// Appends messages of a size to one conversation.
+async fn append(sqlite: &Sqlite, count: usize, bytes: usize) -> Result<Vec<AppendOutcome>> {
+    let log = sqlite.log();
+    let incarnation = log.info().await?.incarnation;
+    log.open_epoch(Epoch(1), &incarnation).await?;
+    let one = |_| Append {
+        conversation: ConversationId::group("g").unwrap(),
+        sender: UserId::new("alice").unwrap(),
+        device: None,
+        send_to: None,
+        client_msg_id: ClientMsgId::fresh(),
+        kind: RecordKind::Message,
+        content_type: ContentType::Text,
+        content: "x".repeat(bytes).into(),
+        hash: ContentHash(1),
+        floor: None,
+    };
+    log.append(Partition(0), Epoch(1), &(0..count).map(one).collect::<Vec<_>>()).await
+}
+
+/// The sequence ids that are there.
+async fn seqs(sqlite: &Sqlite) -> Vec<u64> {
+    match sqlite.log().read(Partition(0), Position::START, 10_000, Duration::ZERO).await.unwrap() {
+        LogRead::Records(records) => records.iter().map(|record| record.record.seq.0).collect(),
+        LogRead::Trimmed(_) => panic!("trimmed"),
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_open_is_in_use() {
+    let folder = Folder::new();
+    let sqlite = folder.open().await.unwrap();
+    let error = folder.refused().await;
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.to_string().contains("chat.db"), "{error}");
+    append(&sqlite, 1, 10).await.unwrap();
+    sqlite.close().await.unwrap();
+    assert_eq!(append(&sqlite, 1, 10).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    folder.open().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_file_is_one_whole_file() {
+    let folder = Folder::filled(10).await;
+    let names: Vec<_> =
+        fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "besides the file and its lock there is something in {names:?}");
+    assert_eq!(seqs(&folder.open().await.unwrap()).await.len(), 10);
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_left_alone() {
+    let folder = Folder::filled(1).await;
+    execute(&folder.path(), "PRAGMA user_version = 99").await;
+    let before = fs::read(folder.path()).unwrap();
+    let error = folder.refused().await;
+    assert_eq!(error.kind(), ErrorKind::NewerVersion);
+    assert!(error.to_string().contains("99"), "{error}");
+    assert_eq!(fs::read(folder.path()).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_left_alone() {
+    let folder = Folder::new();
+    execute(&folder.path(), "PRAGMA journal_mode = WAL; CREATE TABLE things (id INTEGER)").await;
+    let before = fs::read(folder.path()).unwrap();
+    assert_eq!(folder.refused().await.kind(), ErrorKind::Corrupt);
+    assert_eq!(fs::read(folder.path()).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_left_alone() {
+    for content in ["hello".to_owned(), "no database at all. ".repeat(1000)] {
+        let folder = Folder::new();
+        fs::write(folder.path(), &content).unwrap();
+        let error = folder.refused().await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        assert_eq!(fs::read_to_string(folder.path()).unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_corrupt_and_nothing_is_written_over_it() {
+    let folder = Folder::filled(3000).await;
+    let mut bytes = fs::read(folder.path()).unwrap();
+    let pages = bytes.len() / 4096;
+    // Not the schema, the first page of each table and the newest records, which opening reads.
+    for page in 40..pages / 2 {
+        bytes[page * 4096..page * 4096 + 2048].fill(0xee);
+    }
+    fs::write(folder.path(), &bytes).unwrap();
+    let sqlite = folder.open().await.unwrap();
+    let read = sqlite.log().read(Partition(0), Position::START, 10_000, Duration::ZERO).await;
+    let error = read.expect_err("a damaged file is read");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(!error.is_transient());
+    sqlite.close().await.unwrap();
+    assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_corrupt() {
+    let folder = Folder::filled(500).await;
+    let length = fs::metadata(folder.path()).unwrap().len();
+    fs::File::options().write(true).open(folder.path()).unwrap().set_len(length / 2).unwrap();
+    let error = match folder.open().await {
+        Err(error) => error,
+        Ok(sqlite) => sqlite
+            .log()
+            .read(Partition(0), Position::START, 10_000, Duration::ZERO)
+            .await
+            .expect_err("half a file is read as a whole"),
+    };
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_denied() {
+    let folder = Folder::new();
+    let missing = Sqlite::open(folder.0.path().join("no/such/folder/chat.db")).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::Denied, "{missing}");
+    // Where not even the superuser may write.
+    #[cfg(target_os = "linux")]
+    {
+        let denied = Sqlite::open("/sys/chat.db").await.unwrap_err();
+        assert_eq!(denied.kind(), ErrorKind::Denied, "{denied}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_in_the_place_of_the_file_is_denied() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path()).unwrap();
+    let error = folder.refused().await;
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
+}
+
+#[tokio::test]
+async fn an_append_that_nobody_waits_for_is_whole() {
+    let folder = Folder::new();
+    let sqlite = folder.open().await.unwrap();
+    append(&sqlite, 1, 10).await.unwrap();
+    for n in 0..30 {
+        let abandoned = append(&sqlite, 300, 10);
+        // Dropped at another point of its way each time.
+        tokio::time::timeout(Duration::from_micros(n * 500), abandoned).await.ok();
+    }
+    append(&sqlite, 1, 10).await.unwrap();
+    let there = seqs(&sqlite).await;
+    assert_eq!(there, (1..=there.len() as u64).collect::<Vec<_>>());
+    assert_eq!((there.len() - 2) % 300, 0, "{} records", there.len());
+}
