@@ -1,0 +1,143 @@
+//! A server of its own: this program again, with a hidden flag, so that it can be killed.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use im_server::{Config, Server, StartError};
+use rand::RngExt;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, Command},
+    time::timeout,
+};
+
+use crate::{cli::Args, error::ReplayError};
+
+/// Below the ports that systems give to connections: a client that connects to a port of those while its server is away can be
+/// given that port, and so connect to itself.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+/// How many ports are tried.
+const TRIES: usize = 20;
+/// How long a start may take.
+const START: Duration = Duration::from_secs(30);
+/// How often clients send a heartbeat: more often than usual, so that a lost hint costs less.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How many frames a client may send in a second.
+const RATE: f32 = 1e6;
+/// What the child says once it serves.
+const SERVING: &str = "serving";
+/// What it says if the port is taken.
+const TAKEN: &str = "taken";
+
+/// Serves a folder until stdin ends, which it does when the parent dies.
+pub(crate) async fn serve(data: &Path, args: &Args) -> Result<(), ReplayError> {
+    let mut config =
+        Config { bind: args.bind, data: data.to_owned(), log: "warn".to_owned(), ..Config::default() };
+    config.engine.heartbeat = HEARTBEAT;
+    if let Some(threshold) = args.threshold {
+        config.engine.read_diffusion_threshold = threshold;
+    }
+    // What is tried here is not how fast a client may ask.
+    (config.transport.rate.per_second, config.transport.rate.burst) = (RATE, RATE);
+    im_server::write_logs(&config).map_err(|error| ReplayError::Server(error.to_string()))?;
+    let server = match Server::start(config).await {
+        Ok(server) => server,
+        Err(StartError::AddressTaken(_)) => return say(TAKEN).await,
+        Err(error) => return Err(ReplayError::Server(error.to_string())),
+    };
+    say(SERVING).await?;
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    server.shutdown().await;
+    Ok(())
+}
+
+async fn say(word: &str) -> Result<(), ReplayError> {
+    let mut out = tokio::io::stdout();
+    out.write_all(format!("{word}\n").as_bytes()).await?;
+    Ok(out.flush().await?)
+}
+
+/// A server in a process of its own, on a folder of its own; both end with this value.
+#[derive(Debug)]
+pub(crate) struct OwnServer {
+    process: Process,
+    folder: TempDir,
+    threshold: Option<usize>,
+    addr: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// The child serves for as long as this is open.
+    _stdin: ChildStdin,
+}
+
+impl OwnServer {
+    /// Starts it on new data.
+    pub(crate) async fn start(threshold: Option<usize>) -> Result<Self, ReplayError> {
+        let folder = TempDir::with_prefix("replay-")?;
+        for _ in 0..TRIES {
+            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::rng().random_range(PORTS)));
+            if let Some(process) = spawn(folder.path(), addr, threshold).await? {
+                return Ok(Self { process, folder, threshold, addr });
+            }
+        }
+        Err(ReplayError::Server(format!("{TRIES} ports of {PORTS:?} are taken")))
+    }
+
+    /// `host:port`.
+    pub(crate) fn host(&self) -> String {
+        self.addr.to_string()
+    }
+
+    /// Whether it runs.
+    pub(crate) fn check(&mut self) -> Result<(), ReplayError> {
+        let ended = self.process.child.try_wait()?;
+        ended.map_or(Ok(()), |status| Err(ReplayError::Server(format!("ended by itself: {status}"))))
+    }
+
+    /// kill -9.
+    pub(crate) async fn kill(&mut self) -> Result<(), ReplayError> {
+        self.check()?;
+        Ok(self.process.child.kill().await?)
+    }
+
+    /// Starts it again on the same data and port.
+    pub(crate) async fn restart(&mut self) -> Result<(), ReplayError> {
+        let process = spawn(self.folder.path(), self.addr, self.threshold).await?;
+        self.process = process.ok_or_else(|| ReplayError::Server("its port was taken meanwhile".into()))?;
+        Ok(())
+    }
+}
+
+/// None: the port is taken.
+async fn spawn(
+    folder: &Path,
+    addr: SocketAddr,
+    threshold: Option<usize>,
+) -> Result<Option<Process>, ReplayError> {
+    let mut command = Command::new(own_program()?);
+    command.arg("--serve").arg(folder).args(["--bind", &addr.to_string()]);
+    command.args(threshold.map(|threshold| format!("--threshold={threshold}")));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(ReplayError::Server("has no pipes".into()));
+    };
+    let line = timeout(START, BufReader::new(stdout).lines().next_line()).await;
+    match line.map_err(|_| ReplayError::Server(format!("does not start in {START:?}")))??.as_deref() {
+        Some(SERVING) => Ok(Some(Process { child, _stdin: stdin })),
+        Some(TAKEN) => Ok(None),
+        _ => Err(ReplayError::Server(format!("ended at its start: {}", child.wait().await?))),
+    }
+}
+
+fn own_program() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}
