@@ -116,7 +116,7 @@ test("while one reads further up, what stands there stays, and new messages are 
   await sendAs(bob, "alice", { to: "bob" }, numbers(1, 60));
   await bob.open("alice");
   await bob.sees("60");
-  const line = bob.page.locator(".message", { hasText: /^30/ });
+  const line = bob.page.locator(".message[data-seq='30']");
   await line.scrollIntoViewIfNeeded();
   const before = await line.boundingBox();
   await alice.open("bob");

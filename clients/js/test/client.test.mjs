@@ -380,7 +380,7 @@ test("after a pull whose answer never came, signals with entries are not taken f
   server.signals = () => false;
   server.append("g", { from: "bob", content: "1" });
   server.signals = () => true;
-  await clock.advance(41_000);
+  await clock.advance(35_000);
   server.append("h", { from: "bob", content: "2" });
   await clock.advance(10_000);
   assert.deepEqual([alice.said("g"), alice.said("h")], [["1"], ["2"]]);
