@@ -35,7 +35,7 @@ const AWAY_MS: std::ops::Range<u64> = 0..200;
 pub(crate) async fn play(args: &Args) -> Result<Figures, ReplayError> {
     let file = args.file.as_deref().unwrap_or_else(|| std::path::Path::new(""));
     let log = ChatLog::read(file, args.days.map_or(usize::MAX, usize::from))?;
-    let own = match &args.server {
+    let mut own = match &args.server {
         Some(_) => None,
         None => Some(OwnServer::start(args.threshold).await?),
     };
@@ -46,15 +46,18 @@ pub(crate) async fn play(args: &Args) -> Result<Figures, ReplayError> {
     let began = Instant::now();
     let total = log.messages();
     let run = Arc::new(Run::new(host, &log, args.reconnect));
-    let finished = watched(&run, perform(&run, log, own, kills(args.kill_server, total))).await;
+    let finished = watched(&run, perform(&run, log, own.as_mut(), kills(args.kill_server, total))).await;
+    if let Some(own) = own {
+        own.stop().await?;
+    }
     run.finish();
     let (checking, report) = (Instant::now(), run.history().check());
     words(&report).iter().for_each(|finding| run.say(finding));
     let mut happened = run.happened();
     happened.unfinished += u64::from(!finished?);
     let mut figures = Figures::new(&run.history(), &report, happened);
-    figures.seconds = began.elapsed().as_secs_f64();
-    figures.check_seconds = checking.elapsed().as_secs_f64();
+    figures.seconds = rounded(began.elapsed());
+    figures.check_seconds = rounded(checking.elapsed());
     Ok(figures)
 }
 
@@ -76,7 +79,7 @@ fn kills(count: u16, total: u64) -> Vec<u64> {
 async fn perform(
     run: &Arc<Run>,
     log: ChatLog,
-    own: Option<OwnServer>,
+    own: Option<&mut OwnServer>,
     kills: Vec<u64>,
 ) -> Result<(), ReplayError> {
     let (mut stage, new) = Stage::new(run.clone(), log);
@@ -94,13 +97,12 @@ async fn perform(
         own
     };
     let looking_after = async {
-        let mut own = on_stage.await?;
+        let Some(own) = on_stage.await? else { return std::future::pending().await };
         // A server that ends by itself is not waited for until the replay stalls.
-        while let Some(own) = &mut own {
+        loop {
             own.check()?;
             sleep(LOOK).await;
         }
-        std::future::pending::<Result<(), ReplayError>>().await
     };
     tokio::select! {
         ended = clients(new) => ended,
@@ -109,13 +111,13 @@ async fn perform(
 }
 
 /// Kills and restarts the server; what is left of it when everything was played follows quickly.
-async fn kill(
+async fn kill<'s>(
     run: &Run,
-    mut own: Option<OwnServer>,
+    own: Option<&'s mut OwnServer>,
     kills: Vec<u64>,
     played: &AtomicBool,
-) -> Result<Option<OwnServer>, ReplayError> {
-    let Some(server) = &mut own else { return Ok(None) };
+) -> Result<Option<&'s mut OwnServer>, ReplayError> {
+    let Some(server) = own else { return Ok(None) };
     let mut dice = StdRng::seed_from_u64(rand::random());
     let mut looks = interval(Duration::from_millis(5));
     for after in kills {
@@ -130,7 +132,7 @@ async fn kill(
         sleep(Duration::from_millis(dice.random_range(AWAY_MS))).await;
         server.restart().await?;
     }
-    Ok(own)
+    Ok(Some(server))
 }
 
 /// Shows progress; false when nothing went on for too long.
@@ -152,4 +154,9 @@ async fn watched(
             return Ok(false);
         }
     }
+}
+
+/// Seconds, to the millisecond.
+fn rounded(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -108,6 +108,12 @@ impl OwnServer {
         Ok(self.process.child.kill().await?)
     }
 
+    /// Ends it; its folder goes, too.
+    pub(crate) async fn stop(mut self) -> Result<(), ReplayError> {
+        self.process.child.kill().await?;
+        Ok(self.folder.close()?)
+    }
+
     /// Starts it again on the same data and port.
     pub(crate) async fn restart(&mut self) -> Result<(), ReplayError> {
         let process = spawn(self.folder.path(), self.addr, self.threshold).await?;

@@ -27,7 +27,7 @@ const WINDOW: usize = 8;
 /// How many events may wait while an answer is awaited; then entries are left aside and pulled.
 const BACKLOG: usize = 64;
 /// For how long a connection is left alone when connections are cut, in milliseconds.
-const CUT_MS: std::ops::Range<u64> = 100..6_000;
+const CUT_MS: std::ops::Range<u64> = 50..3_000;
 /// How probable it is that a client reads, each tick.
 const READS: f64 = 0.05;
 
