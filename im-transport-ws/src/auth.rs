@@ -55,3 +55,21 @@ impl AuthError {
         Self::Unavailable(cause.into().into())
     }
 }
+
+/// Lets nobody in.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct Nobody;
+
+#[cfg(test)]
+#[async_trait]
+impl Authenticator for Nobody {
+    async fn authenticate(
+        &self,
+        _: &str,
+        _: &DeviceId,
+        _: Option<&Platform>,
+    ) -> Result<Authenticated, AuthError> {
+        Err(AuthError::Invalid)
+    }
+}

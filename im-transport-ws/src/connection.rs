@@ -321,3 +321,100 @@ fn bare_signal(end: &Cursor) -> Bytes {
     let signal = wire::Signal::<RecordView<'_>> { end: end.into(), entries: Vec::new() };
     text_frame(frame::event(&wire::Event::Signal(signal)))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, future};
+    use im_engine::{DeviceId, Engine, Hello, Identity, Platform, UserId, memory::Memory};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::oneshot,
+    };
+
+    use super::*;
+    use crate::{Transport, WsConfig, auth::Nobody};
+
+    async fn transport(config: WsConfig) -> (Transport, Greeted) {
+        let chat = Engine::builder(Memory::new()).start().await.unwrap();
+        let identity = Identity {
+            user: UserId::new("alice").unwrap(),
+            device: DeviceId::new("a").unwrap(),
+            platform: Platform::new("test").unwrap(),
+        };
+        let (session, _) = chat.connect(identity, Hello::default()).await.unwrap();
+        (Transport::new(chat, Nobody, config), Greeted { session, expires: None })
+    }
+
+    fn wire() -> (Wire<DuplexStream>, DuplexStream) {
+        let (near, far) = duplex(1 << 16);
+        (Wire::new(near, &Bytes::new(), 1 << 16), far)
+    }
+
+    /// What has come out so far.
+    async fn out(far: &mut DuplexStream) -> String {
+        let mut read = vec![0; 1 << 16];
+        let count = far.read(&mut read).now_or_never().map_or(0, Result::unwrap);
+        String::from_utf8_lossy(&read[..count]).into_owned()
+    }
+
+    fn place(text: &str, word: &str) -> usize {
+        text.find(word).unwrap_or_else(|| panic!("no {word} in {text}"))
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_ready_stands_before_the_events() {
+        let (transport, greeted) = transport(WsConfig::default()).await;
+        let (mut wire, mut far) = wire();
+        let mut connection = Connection::new(&mut wire, &transport.shared, greeted);
+        connection.asker.session.close(CloseReason::Kicked);
+        connection.sends.push(future::ready(text_frame("the answer".into())).boxed());
+        assert_eq!(connection.run().await, End::Close(CloseCode::Kicked));
+        poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
+        let text = out(&mut far).await;
+        assert!(place(&text, "the answer") < place(&text, "kicked"));
+    }
+
+    #[tokio::test]
+    async fn no_event_is_told_while_a_request_is_being_served() {
+        let (transport, greeted) = transport(WsConfig::default()).await;
+        let (mut wire, mut far) = wire();
+        let mut connection = Connection::new(&mut wire, &transport.shared, greeted);
+        let (answer, answered) = oneshot::channel();
+        connection.serving = Some(answered.map(|answer| Served::Answer(text_frame(answer.unwrap()))).boxed());
+        connection.asker.session.close(CloseReason::Kicked);
+        let mut running = Box::pin(connection.run());
+        assert!((&mut running).now_or_never().is_none());
+        assert_eq!(out(&mut far).await, "");
+        answer.send("the answer".to_owned()).unwrap();
+        assert_eq!(running.await, End::Close(CloseCode::Kicked));
+        poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
+        let text = out(&mut far).await;
+        assert!(place(&text, "the answer") < place(&text, "kicked"));
+    }
+
+    #[tokio::test]
+    async fn no_request_is_read_while_as_many_sends_wait_as_may() {
+        let config = WsConfig { in_flight: 1, ..WsConfig::default() };
+        let (transport, greeted) = transport(config).await;
+        let (mut wire, mut far) = wire();
+        let mut connection = Connection::new(&mut wire, &transport.shared, greeted);
+        let (ack, acked) = oneshot::channel();
+        connection.sends.push(acked.map(|ack| text_frame(ack.unwrap())).boxed());
+        far.write_all(b"\x81\x94\0\0\0\0{\"id\":7,\"op\":\"ping\"}").await.unwrap();
+        let mut running = Box::pin(connection.run());
+        for _ in 0..10 {
+            assert!((&mut running).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        let early = out(&mut far).await;
+        assert!(!early.contains("\"re\""), "{early}");
+        ack.send("the ack".to_owned()).unwrap();
+        let mut text = String::new();
+        while !text.contains("\"re\":7") {
+            assert!((&mut running).now_or_never().is_none());
+            tokio::task::yield_now().await;
+            text += &out(&mut far).await;
+        }
+        assert!(place(&text, "the ack") < place(&text, "\"re\":7"));
+    }
+}

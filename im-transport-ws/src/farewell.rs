@@ -82,3 +82,42 @@ fn poll_their_close<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>, cx: &
     while ready!(wire.poll_read(cx)).is_ok() {}
     Poll::Ready(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    /// What stands unread when a socket is closed makes its system forget what was sent last.
+    #[tokio::test]
+    async fn who_is_still_sending_is_heard_out_and_gets_the_close_frame() {
+        let (near, mut far) = duplex(1024);
+        let end = tokio::spawn(async move {
+            let mut wire = Wire::new(near, &Bytes::new(), 100);
+            farewell(&mut wire, End::Broken(CloseCode::TooLarge), PATIENCE).await;
+        });
+        far.write_all(&[b'x'; 100_000]).await.unwrap();
+        let mut last = Vec::new();
+        far.read_to_end(&mut last).await.unwrap();
+        assert_eq!(last, b"\x88\x0b\x11\x99too_large");
+        drop(far);
+        end.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_do_its_part_is_left() {
+        for end in [End::Close(CloseCode::Kicked), End::Broken(CloseCode::Protocol), End::Gone] {
+            let (near, far) = duplex(4);
+            let mut wire = Wire::new(near, &Bytes::new(), 100);
+            wire.push(Bytes::from_static(b"more than the other side takes"));
+            let begin = tokio::time::Instant::now();
+            farewell(&mut wire, end, PATIENCE).await;
+            assert_eq!(begin.elapsed(), PATIENCE, "{end:?}");
+            drop(far);
+        }
+    }
+}

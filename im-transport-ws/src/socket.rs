@@ -46,7 +46,7 @@ where
 /// The WebSocket transport of an engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Transport {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all connections share.
@@ -269,26 +269,10 @@ async fn begin(on_upgrade: OnUpgrade, waiting: Waiting) -> Option<(Wire<Stream>,
 
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-    use im_engine::{DeviceId, Platform, memory::Memory};
+    use im_engine::memory::Memory;
 
     use super::*;
-    use crate::{AuthError, Authenticated};
-
-    #[derive(Debug)]
-    struct Nobody;
-
-    #[async_trait]
-    impl Authenticator for Nobody {
-        async fn authenticate(
-            &self,
-            _: &str,
-            _: &DeviceId,
-            _: Option<&Platform>,
-        ) -> Result<Authenticated, AuthError> {
-            Err(AuthError::Invalid)
-        }
-    }
+    use crate::auth::Nobody;
 
     /// Each of thousands of idle connections holds its future: what is rare in it must be boxed.
     #[tokio::test]
