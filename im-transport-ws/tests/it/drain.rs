@@ -13,18 +13,27 @@ async fn clients_are_told_answered_and_closed_one_by_one() {
     let server = Server::with(|_| {}, |ws| ws.drain = Duration::from_millis(400)).await;
     let mut clients = Vec::new();
     for number in 0..20 {
-        clients.push(server.client(&format!("user{number}")).await);
+        let mut client = server.client(&format!("user{number}")).await;
+        let single = client.single("bob").await;
+        clients.push((client, single));
+    }
+    let mut under_way = Vec::new();
+    for (mut client, single) in clients {
+        let sent = client.begin(message(&single, "m", "last words")).await;
+        under_way.push((client, sent));
     }
     let transport = server.transport.clone();
     let drain = tokio::spawn(async move { transport.drain().await });
     let mut ends = Vec::new();
     let begin = tokio::time::Instant::now();
-    for mut client in clients {
+    for (mut client, sent) in under_way {
         ends.push(tokio::spawn(async move {
-            assert_eq!(client.event("draining").await, json!({"ev": "draining"}));
-            let single = client.single("bob").await;
-            let sent = client.begin(message(&single, "m", "last words")).await;
-            assert_eq!(client.answer().await["re"], sent, "what is under way is answered");
+            let (mut told, mut answered) = (false, false);
+            while !(told && answered) {
+                let frame = client.frame().await;
+                told |= frame == json!({"ev": "draining"});
+                answered |= frame["re"] == sent;
+            }
             assert_eq!(client.closed().await, (4000, "draining".into()));
             begin.elapsed()
         }));
