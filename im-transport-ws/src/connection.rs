@@ -12,12 +12,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use futures::{Stream, future::BoxFuture, stream};
-use im_engine::{CloseReason, Cursor, Entries, Entry, Event, Session};
-use im_protocol::{
-    self as wire, CloseCode, EncodedRecord, ErrorBody, ErrorCode, Int, RecordView, Request, frame,
-};
+use futures::{Stream, future::BoxFuture};
+use im_engine::Event;
+use im_protocol::{CloseCode, ErrorBody, ErrorCode, Int, Request};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -28,11 +25,10 @@ use tungstenite::Utf8Bytes;
 use crate::{
     alarm::Alarm,
     bootstrap::Bootstrap,
-    codes,
+    codes, events,
     farewell::End,
     greet::Greeted,
-    ops::{self, Asker, Served, error_frame, heads_frames},
-    outgoing::text_frame,
+    ops::{self, Asker, Served, error_frame},
     rate::{Bucket, Taken},
     sends::Sends,
     socket::Shared,
@@ -91,7 +87,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     /// Runs until the connection is to end.
     pub(crate) async fn run(mut self) -> End {
         let asker = self.asker.clone();
-        let mut events = pin!(events(&asker.session));
+        let mut events = pin!(events::events(&asker.session));
         let mut stop = pin!(self.shared.stop.cancelled());
         poll_fn(|cx| self.poll(cx, events.as_mut(), stop.as_mut())).await
     }
@@ -163,36 +159,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 return Ok(taken > 0);
             }
             let Poll::Ready(Some(event)) = events.as_mut().poll_next(cx) else { return Ok(taken > 0) };
-            self.tell(event)?;
+            events::tell(self.wire, event, self.asker.page)?;
         }
         Ok(true)
-    }
-
-    fn tell(&mut self, event: Event) -> Result<(), End> {
-        match event {
-            Event::Entries(entries) => self.wire.push(signal(&entries)),
-            Event::End(end) => self.wire.push(bare_signal(&end)),
-            Event::State(version) => {
-                let version = (&version).into();
-                self.push_event(&wire::Event::State(wire::StateChanged { version }));
-            }
-            Event::Heads(heads) => {
-                heads_frames(&heads, self.asker.page).for_each(|frame| self.wire.push(frame));
-            }
-            Event::Draining => self.push_event(&wire::Event::Draining(wire::Draining {})),
-            Event::Closed(reason) => {
-                if reason == CloseReason::Kicked {
-                    self.push_event(&wire::Event::Kicked(wire::Kicked { reason: "replaced".into() }));
-                }
-                return Err(End::Close(codes::close_code(reason)));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn push_event(&mut self, event: &wire::Event<'_>) {
-        self.wire.push(text_frame(frame::event(event)));
     }
 
     /// Takes requests, as long as they can be served.
@@ -275,7 +244,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     fn drain(&mut self) {
         let share = rand::random_range(0.0..1.0);
         self.leaves = Some(Instant::now() + self.shared.config.drain.mul_f64(share));
-        self.push_event(&wire::Event::Draining(wire::Draining {}));
+        self.wire.push(events::draining());
     }
 
     /// Ends the connection when something is due.
@@ -303,36 +272,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 }
 
-fn events(session: &Session) -> impl Stream<Item = Event> {
-    stream::unfold(session, |session| async move { Some((session.event().await, session)) })
-}
-
-/// The frame of entries: made by the first session that needs it, shared by all that are told the same.
-fn signal(entries: &Entries) -> Bytes {
-    entries.encoded(|entries| {
-        let encoded: Vec<EncodedRecord> =
-            entries.iter().map(|entry| EncodedRecord::new(&entry.record)).collect();
-        let cursors = entries.iter().map(|entry: &Entry| entry.cursor.as_str());
-        text_frame(frame::signal(cursors.zip(&encoded)))
-    })
-}
-
-fn bare_signal(end: &Cursor) -> Bytes {
-    let signal = wire::Signal::<RecordView<'_>> { end: end.into(), entries: Vec::new() };
-    text_frame(frame::event(&wire::Event::Signal(signal)))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures::{FutureExt, future};
-    use im_engine::{DeviceId, Engine, Hello, Identity, Platform, UserId, memory::Memory};
+    use im_engine::{CloseReason, DeviceId, Engine, Hello, Identity, Platform, UserId, memory::Memory};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         sync::oneshot,
     };
 
     use super::*;
-    use crate::{Transport, WsConfig, auth::Nobody};
+    use crate::{Transport, WsConfig, auth::Nobody, outgoing::text_frame};
 
     async fn transport(config: WsConfig) -> (Transport, Greeted) {
         let chat = Engine::builder(Memory::new()).start().await.unwrap();

@@ -38,6 +38,7 @@ mod bootstrap;
 mod codes;
 mod config;
 mod connection;
+mod events;
 mod farewell;
 mod greet;
 mod intake;
