@@ -368,4 +368,20 @@ mod tests {
         }
         assert!(place(&text, "the ack") < place(&text, "\"re\":7"));
     }
+
+    #[tokio::test]
+    async fn connections_leave_at_different_moments_of_the_time_there_is() {
+        let mut moments = Vec::new();
+        for _ in 0..10 {
+            let (transport, greeted) = transport(WsConfig::default()).await;
+            let (mut wire, _far) = wire();
+            let mut connection = Connection::new(&mut wire, &transport.shared, greeted);
+            let before = Instant::now();
+            connection.drain();
+            moments.push(connection.leaves.unwrap() - before);
+        }
+        assert!(moments.iter().all(|moment| *moment < WsConfig::default().drain * 2));
+        let (first, last) = (moments.iter().min().unwrap(), moments.iter().max().unwrap());
+        assert!(*last - *first > WsConfig::default().drain / 10, "{moments:?}");
+    }
 }
