@@ -298,7 +298,7 @@ mod tests {
 
     fn wire() -> (Wire<DuplexStream>, DuplexStream) {
         let (near, far) = duplex(1 << 16);
-        (Wire::new(near, &Bytes::new(), 1 << 16), far)
+        (Wire::new(near, Bytes::new(), 1 << 16), far)
     }
 
     /// What has come out so far.

@@ -97,7 +97,7 @@ mod tests {
     async fn who_is_still_sending_is_heard_out_and_gets_the_close_frame() {
         let (near, mut far) = duplex(1024);
         let end = tokio::spawn(async move {
-            let mut wire = Wire::new(near, &Bytes::new(), 100);
+            let mut wire = Wire::new(near, Bytes::new(), 100);
             farewell(&mut wire, End::Broken(CloseCode::TooLarge), PATIENCE).await;
         });
         far.write_all(&[b'x'; 100_000]).await.unwrap();
@@ -112,7 +112,7 @@ mod tests {
     async fn who_does_not_do_its_part_is_left() {
         for end in [End::Close(CloseCode::Kicked), End::Broken(CloseCode::Protocol), End::Gone] {
             let (near, far) = duplex(4);
-            let mut wire = Wire::new(near, &Bytes::new(), 100);
+            let mut wire = Wire::new(near, Bytes::new(), 100);
             wire.push(Bytes::from_static(b"more than the other side takes"));
             let begin = tokio::time::Instant::now();
             farewell(&mut wire, end, PATIENCE).await;

@@ -250,7 +250,7 @@ async fn begin(on_upgrade: OnUpgrade, waiting: Waiting) -> Option<(Wire<Stream>,
     let config = &shared.config;
     let upgraded = tokio::time::timeout(config.hello_timeout, on_upgrade).await.ok()?.ok()?;
     let (stream, read) = stream(upgraded);
-    let mut wire = Wire::new(stream, &read, config.hello_bytes);
+    let mut wire = Wire::new(stream, read, config.hello_bytes);
     let greeted = tokio::select! {
         greeted = greet(&mut wire, shared) => greeted,
         () = shared.stop.cancelled() => Err(End::Close(im_protocol::CloseCode::Draining)),

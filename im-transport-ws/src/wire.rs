@@ -69,8 +69,8 @@ pub(crate) enum Broken {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A WebSocket on a stream whose handshake is over, and of which `read` was read already. Messages of more than `limit`
     /// bytes are not read.
-    pub(crate) fn new(io: S, read: &Bytes, limit: usize) -> Self {
-        Self { io, intake: Intake::new(read), context: context(limit), out: Outgoing::default() }
+    pub(crate) fn new(io: S, read: Bytes, limit: usize) -> Self {
+        Self { io, intake: Intake::new(&read), context: context(limit), out: Outgoing::default() }
     }
 
     /// Another limit of messages, in bytes.
@@ -205,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn messages_of_any_length_come_whole_and_in_order_between_pings() {
         let (near, far) = duplex(3000);
-        let mut wire = Wire::new(near, &Bytes::new(), LIMIT);
+        let mut wire = Wire::new(near, Bytes::new(), LIMIT);
         let lengths: Vec<usize> = (0..200).map(|turn: usize| (turn * turn * 37) % 30_000).collect();
         let sent = lengths.clone();
         let client = tokio::spawn(async move {
@@ -247,7 +247,7 @@ mod tests {
             let (near, mut far) = duplex(8000);
             far.write_all(&bytes).await.unwrap();
             drop(far);
-            let mut wire = Wire::new(near, &Bytes::new(), LIMIT);
+            let mut wire = Wire::new(near, Bytes::new(), LIMIT);
             while next(&mut wire).await.is_ok() {}
         }
     }
