@@ -3,16 +3,17 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Append, AppendOutcome, ConversationId, EPOCH_GAP, Epoch, Error, ErrorKind, Floor, Found, Mark, Ordinal,
-    Receipt, Result, SendKey, Seq, Timestamp,
+    Append, AppendOutcome, ConversationId, EPOCH_GAP, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark,
+    Ordinal, Receipt, Result, SendKey, Seq, Timestamp,
 };
 
 use crate::{
     connect::Inner,
     epochs::Epochs,
-    error::{BACKEND, other_incarnation},
+    error::{BACKEND, corrupt, failed, other_incarnation},
     messages::{self, NewRow},
-    writer::{Head, Writer},
+    tail,
+    writer::{Head, Sync, Writer, is_taken},
 };
 
 const OPERATION: &str = "log.append";
@@ -27,29 +28,20 @@ pub(crate) async fn append(
     let epochs = inner.epochs();
     check_epoch(&inner, &epochs, epoch)?;
     let keys: Vec<SendKey> = batch.iter().map(Append::key).collect();
-    let known = messages::find(writer.conn(), &keys, &epochs, OPERATION).await?;
-    let mut numbering = Numbering {
-        heads: heads(&mut writer, &batch).await?,
-        epochs: &epochs,
-        now: inner.clock.now(),
-        next_id: writer.next_id(OPERATION).await?,
-        taken: HashMap::new(),
-        rows: Vec::with_capacity(batch.len()),
-    };
-    let outcomes =
-        batch.iter().zip(keys).zip(known).map(|((append, key), known)| numbering.take(append, key, known));
-    let outcomes = outcomes.collect();
-    let Numbering { heads, next_id, rows, .. } = numbering;
-    if rows.is_empty() {
-        return Ok(outcomes);
+    // Almost all keys are new, and the insert looks each of them up anyway: only when it finds one we ask which.
+    let mut numbered = number(&mut writer, &inner, &batch, &keys, vec![None; keys.len()]).await?;
+    if !insert(&mut writer, inner.acked, &numbered.rows).await? {
+        let known = messages::find(writer.conn(), &keys, &epochs, OPERATION).await?;
+        numbered = number(&mut writer, &inner, &batch, &keys, known).await?;
+        if !insert(&mut writer, inner.acked, &numbered.rows).await? {
+            writer.forget();
+            return Err(corrupt(OPERATION, "the file does not agree with what was read from it"));
+        }
     }
-    insert(&mut writer, &inner, &rows).await?;
-    writer.next_id = Some(next_id);
-    for (conversation, head) in heads {
-        writer.heads.insert(conversation, head);
+    if !numbered.rows.is_empty() {
+        numbered.publish(&mut writer, &inner);
     }
-    inner.end.send_replace(next_id - 1);
-    Ok(outcomes)
+    Ok(numbered.outcomes)
 }
 
 fn check_epoch(inner: &Inner, epochs: &Epochs, epoch: Epoch) -> Result<()> {
@@ -86,13 +78,70 @@ async fn heads(writer: &mut Writer, batch: &[Append]) -> Result<HashMap<Conversa
     Ok(heads)
 }
 
-async fn insert(writer: &mut Writer, inner: &Inner, rows: &[NewRow]) -> Result<()> {
-    if let Some(all) = messages::insert_all(rows) {
-        return writer.run(OPERATION, inner.acked, all).await;
+/// Inserts the rows in one transaction; false, and nothing is done, where a key is taken.
+async fn insert(writer: &mut Writer, sync: Sync, rows: &[NewRow]) -> Result<bool> {
+    if rows.is_empty() {
+        return Ok(true);
     }
-    writer.begin(OPERATION, inner.acked).await?;
-    let inserted = messages::insert(writer.conn(), rows).await.map_err(crate::error::failed(OPERATION));
-    writer.end(OPERATION, inserted).await
+    if let Some(all) = messages::insert_all(rows) {
+        return writer.run(OPERATION, sync, all).await;
+    }
+    writer.begin(OPERATION, sync).await?;
+    let inserted = messages::insert(writer.conn(), rows).await;
+    if inserted.as_ref().is_err_and(is_taken) {
+        writer.undo().await;
+        return Ok(false);
+    }
+    writer.end(OPERATION, inserted.map_err(failed(OPERATION))).await.map(|()| true)
+}
+
+/// Gives a batch its places, knowing what became of some of its keys.
+async fn number(
+    writer: &mut Writer,
+    inner: &Inner,
+    batch: &[Append],
+    keys: &[SendKey],
+    known: Vec<Option<Found>>,
+) -> Result<Numbered> {
+    let epochs = inner.epochs();
+    let mut numbering = Numbering {
+        heads: heads(writer, batch).await?,
+        epochs: &epochs,
+        now: inner.clock.now(),
+        next_id: writer.next_id(OPERATION).await?,
+        taken: HashMap::with_capacity(batch.len()),
+        rows: Vec::with_capacity(batch.len()),
+    };
+    let outcomes =
+        batch.iter().zip(keys).zip(known).map(|((append, key), known)| numbering.take(append, key, known));
+    let outcomes = outcomes.collect();
+    let Numbering { heads, next_id, rows, .. } = numbering;
+    Ok(Numbered { outcomes, rows, heads, next_id })
+}
+
+/// A batch with its places.
+struct Numbered {
+    outcomes: Vec<AppendOutcome>,
+    rows: Vec<NewRow>,
+    heads: HashMap<ConversationId, Head>,
+    next_id: i64,
+}
+
+impl Numbered {
+    /// Lets everybody know what is in the file now.
+    fn publish(&mut self, writer: &mut Writer, inner: &Inner) {
+        writer.next_id = Some(self.next_id);
+        for (conversation, head) in self.heads.drain() {
+            writer.heads.insert(conversation, head);
+        }
+        let epochs = inner.epochs();
+        let mut tail = tail::lock(&inner.tail);
+        for NewRow { id, record, .. } in self.rows.drain(..) {
+            tail.push(id, LogRecord { position: epochs.position(id), record });
+        }
+        drop(tail);
+        inner.end.send_replace(self.next_id - 1);
+    }
 }
 
 /// Gives the appends of one batch their places.
@@ -102,13 +151,13 @@ struct Numbering<'a> {
     next_id: i64,
     heads: HashMap<ConversationId, Head>,
     /// What this batch has stored so far.
-    taken: HashMap<SendKey, Found>,
+    taken: HashMap<&'a SendKey, Found>,
     rows: Vec<NewRow>,
 }
 
-impl Numbering<'_> {
-    fn take(&mut self, append: &Append, key: SendKey, known: Option<Found>) -> AppendOutcome {
-        if let Some(found) = known.or_else(|| self.taken.get(&key).copied()) {
+impl<'a> Numbering<'a> {
+    fn take(&mut self, append: &Append, key: &'a SendKey, known: Option<Found>) -> AppendOutcome {
+        if let Some(found) = known.or_else(|| self.taken.get(key).copied()) {
             let same = found.hash == append.hash;
             return if same { AppendOutcome::Duplicate(found.receipt) } else { AppendOutcome::Conflict };
         }

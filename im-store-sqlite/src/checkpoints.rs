@@ -36,6 +36,8 @@ macro_rules! move_checkpoint {
     };
 }
 
+pub(crate) use move_checkpoint;
+
 /// Binds the arguments of [`move_checkpoint`].
 pub(crate) fn bind<'q>(
     query: Statement<'q>,

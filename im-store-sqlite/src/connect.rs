@@ -26,7 +26,9 @@ use crate::{
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
     expire::Pass,
-    schema, wal,
+    schema,
+    tail::Tail,
+    wal,
     writer::{Sync, Writer},
 };
 
@@ -57,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) acked: Sync,
     pub(crate) incarnation: Incarnation,
     epochs: RwLock<Arc<Epochs>>,
+    /// The log's newest records.
+    pub(crate) tail: Arc<Mutex<Tail>>,
     /// The id of the log's last record.
     pub(crate) end: watch::Sender<i64>,
     pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
@@ -172,7 +176,7 @@ impl Inner {
             (Durability::Buffered, Sync::Normal)
         };
         let writer = Writer::new(conn, lock, HEADS, ENDS);
-        let commits = writer.commits.subscribe();
+        let (commits, tail) = (writer.commits.subscribe(), writer.tail.clone());
         let inner = Arc::new(Self {
             writer: tokio::sync::Mutex::new(Some(writer)),
             readers,
@@ -182,6 +186,7 @@ impl Inner {
             acked,
             incarnation,
             epochs: RwLock::new(Arc::new(epochs)),
+            tail,
             end: watch::Sender::new(end),
             leases: Mutex::default(),
             pass: tokio::sync::Mutex::default(),

@@ -1,18 +1,19 @@
 //! A delivery: who gets which records, in one transaction with the checkpoint.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use im_core::{Delivered, Delivery, LogRecord, Recipient, Result, UserId};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::{
-    checkpoints::{self, Of},
+    checkpoints::{self, Of, move_checkpoint},
     connect::Inner,
     cursor,
     error::{failed, invalid, other_incarnation},
-    expire,
+    expire::{Note, note_delivery},
     inbox::{self, MOST_RECIPIENTS},
-    rows::number,
+    rows::{Statement, number},
+    tail,
     values::{MOST_ROWS, Values},
     writer::{Sync, Writer},
 };
@@ -25,27 +26,29 @@ pub(crate) async fn deliver(inner: Arc<Inner>, delivery: Delivery) -> Result<Vec
     let mut writer = inner.writer(OPERATION).await?;
     check_is_ours(&mut writer, &inner, &delivery.records).await?;
     let before = ends(&mut writer, &delivery.recipients).await?;
-    let entries = entries(&delivery);
-    writer.begin(OPERATION, Sync::Normal).await?;
-    let written = write(&mut writer, &inner, &delivery, &entries).await.map_err(failed(OPERATION));
-    writer.end(OPERATION, written).await?;
-    let delivered = delivery.recipients.iter().zip(before).map(|(recipient, before)| {
-        let messages = messages(&delivery, recipient);
-        let (first, last) = (messages[0], messages[messages.len() - 1]);
-        writer.ends.insert(recipient.user.clone(), before.max(last));
+    write(&mut writer, &inner, &delivery).await?;
+    for (recipient, before) in delivery.recipients.iter().zip(&before) {
+        let end = messages(&delivery, recipient).fold(*before, i64::max);
+        writer.ends.insert(recipient.user.clone(), end);
+    }
+    // The cursors are written when the next one may write already.
+    drop(writer);
+    let cursors: Vec<_> =
+        delivery.records.iter().map(|record| cursor::of(&inner.incarnation, id(record))).collect();
+    let answer = |(recipient, before): (&Recipient, i64)| {
+        // Of a repeat nobody knows what the client stands on.
+        let is_new = messages(&delivery, recipient).all(|message| before < message);
         Ok(Delivered {
-            // Of a repeat nobody knows what the client stands on.
-            previous: (before < first).then(|| cursor::of(&inner.incarnation, before)),
-            cursors: messages.into_iter().map(|message| cursor::of(&inner.incarnation, message)).collect(),
+            previous: is_new.then(|| cursor::of(&inner.incarnation, before)),
+            cursors: recipient.records.iter().map(|index| cursors[*index as usize].clone()).collect(),
         })
-    });
-    Ok(delivered.collect())
+    };
+    Ok(delivery.recipients.iter().zip(before).map(answer).collect())
 }
 
 /// The ids of a recipient's records.
-fn messages(delivery: &Delivery, recipient: &Recipient) -> Vec<i64> {
-    let message = |index: &u32| number(delivery.records[*index as usize].position.offset);
-    recipient.records.iter().map(message).collect()
+fn messages(delivery: &Delivery, recipient: &Recipient) -> impl Iterator<Item = i64> {
+    recipient.records.iter().map(|index| id(&delivery.records[*index as usize]))
 }
 
 fn check(inner: &Inner, delivery: &Delivery) -> Result<()> {
@@ -69,34 +72,37 @@ fn check(inner: &Inner, delivery: &Delivery) -> Result<()> {
 /// An entry names its record by the place in this file's own log. Records of another log have none, and their places could
 /// fall on our records: so the first and the last must be found where they say they are.
 async fn check_is_ours(writer: &mut Writer, inner: &Inner, records: &[LogRecord]) -> Result<()> {
-    let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
     let epochs = inner.epochs();
-    let is_placed = |record: &LogRecord| epochs.position(number(record.position.offset)) == record.position;
+    let is_placed = |record: &LogRecord| epochs.position(id(record)) == record.position;
     let mut is_ours = records.iter().all(is_placed);
-    if is_ours {
-        let found: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM messages WHERE log_partition IS NULL AND \
-             ((id = ? AND conversation_id = ? AND sequence_id = ?) OR (id = ? AND conversation_id = ? AND sequence_id = ?))",
-        )
-        .bind(number(first.position.offset))
-        .bind(Arc::<str>::from(first.record.conversation.clone()))
-        .bind(number(first.record.seq.0))
-        .bind(number(last.position.offset))
-        .bind(Arc::<str>::from(last.record.conversation.clone()))
-        .bind(number(last.record.seq.0))
-        .fetch_one(writer.conn())
-        .await
-        .map_err(failed(OPERATION))?;
-        is_ours = found == if records.len() == 1 { 1 } else { 2 };
+    for record in records.first().into_iter().chain(records.last()) {
+        is_ours = is_ours && (is_in_tail(inner, record) || is_in_file(writer, record).await?);
     }
     if is_ours {
-        Ok(())
-    } else {
-        Err(invalid(
-            OPERATION,
-            "the records are not of this file's log, and an inbox on SQLite serves no other",
-        ))
+        return Ok(());
     }
+    Err(invalid(OPERATION, "the records are not of this file's log, and an inbox on SQLite serves no other"))
+}
+
+fn id(record: &LogRecord) -> i64 {
+    number(record.position.offset)
+}
+
+fn is_in_tail(inner: &Inner, record: &LogRecord) -> bool {
+    tail::lock(&inner.tail).get(id(record)) == Some(record)
+}
+
+async fn is_in_file(writer: &mut Writer, record: &LogRecord) -> Result<bool> {
+    let found = sqlx::query(
+        "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND sequence_id = ? AND log_partition IS NULL",
+    )
+    .bind(id(record))
+    .bind(Arc::<str>::from(record.record.conversation.clone()))
+    .bind(number(record.record.seq.0))
+    .fetch_optional(writer.conn())
+    .await
+    .map_err(failed(OPERATION))?;
+    Ok(found.is_some())
 }
 
 /// Notes that an inbox is there before anything came: it then has an end.
@@ -114,57 +120,93 @@ pub(crate) async fn anchor(inner: Arc<Inner>, user: UserId) -> Result<()> {
 
 /// The newest place of each recipient before the delivery.
 async fn ends(writer: &mut Writer, recipients: &[Recipient]) -> Result<Vec<i64>> {
-    let mut ends = HashMap::with_capacity(recipients.len());
-    let mut missing = Vec::new();
-    for Recipient { user, .. } in recipients {
-        match writer.ends.get(user) {
-            Some(end) => drop(ends.insert(user.clone(), end)),
-            None => missing.push(user.clone()),
-        }
-    }
+    let mut ends: Vec<_> = recipients.iter().map(|recipient| writer.ends.get(&recipient.user)).collect();
+    let is_missing =
+        |(recipient, end): (&Recipient, &Option<i64>)| end.is_none().then(|| recipient.user.clone());
+    let missing: Vec<_> = recipients.iter().zip(&ends).filter_map(is_missing).collect();
     let found = inbox::ends(writer.conn(), &missing, OPERATION).await?;
-    ends.extend(missing.into_iter().zip(found).map(|(user, end)| (user, end.unwrap_or(0))));
-    Ok(recipients.iter().map(|recipient| ends.get(&recipient.user).copied().unwrap_or(0)).collect())
+    for (end, found) in ends.iter_mut().filter(|end| end.is_none()).zip(found) {
+        *end = Some(found.unwrap_or(0));
+    }
+    Ok(ends.into_iter().flatten().collect())
 }
 
 /// All entries, in the order of the table: neighbours go to one page.
-fn entries(delivery: &Delivery) -> Vec<(UserId, i64)> {
+fn entries(delivery: &Delivery) -> Vec<(&UserId, i64)> {
     let mut recipients: Vec<_> = delivery.recipients.iter().collect();
     recipients.sort_unstable_by(|a, b| a.user.cmp(&b.user));
-    let of = |recipient: &Recipient| {
-        let user = recipient.user.clone();
-        messages(delivery, recipient).into_iter().map(move |message| (user.clone(), message))
-    };
-    recipients.into_iter().flat_map(of).collect()
+    let of = |recipient: &'_ Recipient| messages(delivery, recipient).collect::<Vec<_>>();
+    recipients.into_iter().flat_map(|r| of(r).into_iter().map(|message| (&r.user, message))).collect()
 }
 
-static INSERT: Values = Values::new(
-    "INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM",
+macro_rules! insert_entries {
+    () => {
+        "INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM"
+    };
+}
+
+static INSERT: Values = Values::new(insert_entries!(), 2, "WHERE column1 IS NOT NULL");
+
+/// A whole delivery as one text. What it notes comes first, since the places of the entries' arguments may be left empty.
+static DELIVER: Values = Values::new(
+    concat!("BEGIN IMMEDIATE; ", note_delivery!(), "; ", insert_entries!()),
     2,
-    "WHERE column1 IS NOT NULL",
+    "WHERE column1 IS NOT NULL; COMMIT",
 );
 
-async fn write(
-    writer: &mut Writer,
-    inner: &Inner,
+static DELIVER_WITH_CHECKPOINT: Values = Values::new(
+    concat!("BEGIN IMMEDIATE; ", note_delivery!(), "; ", move_checkpoint!(), "; ", insert_entries!()),
+    2,
+    "WHERE column1 IS NOT NULL; COMMIT",
+);
+
+async fn write(writer: &mut Writer, inner: &Inner, delivery: &Delivery) -> Result<()> {
+    let entries = entries(delivery);
+    let messages = entries.iter().map(|(_, message)| *message);
+    let Some((lowest, highest)) = messages.clone().min().zip(messages.max()) else {
+        return write_checkpoint(writer, delivery).await;
+    };
+    let note = Note::now(inner, lowest, highest);
+    if entries.len() > MOST_ROWS {
+        writer.begin(OPERATION, Sync::Normal).await?;
+        let written = write_many(writer.conn(), delivery, &entries, note).await.map_err(failed(OPERATION));
+        return writer.end(OPERATION, written).await;
+    }
+    let text = if delivery.checkpoint.is_some() { &DELIVER_WITH_CHECKPOINT } else { &DELIVER };
+    let mut query = note.bind(sqlx::query(AssertSqlSafe(text.sql(entries.len()))));
+    if let Some(checkpoint) = &delivery.checkpoint {
+        query = checkpoints::bind(query, Of::Inbox, delivery.partition, checkpoint);
+    }
+    // Nothing here can meet a taken key.
+    writer.run(OPERATION, Sync::Normal, bind(query, &entries)).await.map(drop)
+}
+
+fn bind<'q>(query: Statement<'q>, entries: &[(&UserId, i64)]) -> Statement<'q> {
+    entries.iter().fold(query, |query, (user, message)| {
+        query.bind(Arc::<str>::from(UserId::clone(user))).bind(*message)
+    })
+}
+
+async fn write_many(
+    conn: &mut SqliteConnection,
     delivery: &Delivery,
-    entries: &[(UserId, i64)],
+    entries: &[(&UserId, i64)],
+    note: Note,
 ) -> sqlx::Result<()> {
     for chunk in entries.chunks(MOST_ROWS) {
-        let mut query = sqlx::query(AssertSqlSafe(INSERT.sql(chunk.len())));
-        for (user, message) in chunk {
-            query = query.bind(Arc::<str>::from(user.clone())).bind(*message);
-        }
-        query.execute(writer.conn()).await?;
+        bind(sqlx::query(AssertSqlSafe(INSERT.sql(chunk.len()))), chunk).execute(&mut *conn).await?;
     }
-    let ids = entries.iter().map(|(_, message)| *message);
-    if let (Some(lowest), Some(highest)) = (ids.clone().min(), ids.max()) {
-        expire::note(writer.conn(), inner, lowest, highest).await?;
-    }
+    note.bind(sqlx::query(note_delivery!())).execute(&mut *conn).await?;
     match &delivery.checkpoint {
-        Some(checkpoint) => {
-            checkpoints::store(writer.conn(), Of::Inbox, delivery.partition, checkpoint).await
-        }
+        Some(checkpoint) => checkpoints::store(conn, Of::Inbox, delivery.partition, checkpoint).await,
         None => Ok(()),
     }
+}
+
+/// A delivery to nobody.
+async fn write_checkpoint(writer: &mut Writer, delivery: &Delivery) -> Result<()> {
+    let Some(checkpoint) = &delivery.checkpoint else { return Ok(()) };
+    writer.begin(OPERATION, Sync::Normal).await?;
+    let written = checkpoints::store(writer.conn(), Of::Inbox, delivery.partition, checkpoint).await;
+    writer.end(OPERATION, written.map_err(failed(OPERATION))).await
 }

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use crate::{
     connect::Inner,
     error::failed,
-    rows::{Columns, limit},
+    rows::{Columns, Statement, limit},
     values::{MOST_ROWS, Values},
     writer::Sync,
 };
@@ -33,24 +33,33 @@ fn span(expiry: Duration) -> i64 {
     i64::try_from(expiry.as_millis() / 4096).unwrap_or(i64::MAX).max(1)
 }
 
-/// Notes what is delivered now.
-pub(crate) async fn note(
-    conn: &mut SqliteConnection,
-    inner: &Inner,
+/// Notes what is delivered in a span of time.
+macro_rules! note_delivery {
+    () => {
+        "INSERT INTO inbox_deliveries (delivered_at, lowest, highest) VALUES (?, ?, ?) \
+         ON CONFLICT DO UPDATE SET lowest = min(lowest, excluded.lowest), highest = max(highest, excluded.highest)"
+    };
+}
+pub(crate) use note_delivery;
+
+/// The arguments of [`note_delivery`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Note {
+    span: i64,
     lowest: i64,
     highest: i64,
-) -> sqlx::Result<()> {
-    let span = span(inner.expiry);
-    sqlx::query(
-        "INSERT INTO inbox_deliveries (delivered_at, lowest, highest) VALUES (?, ?, ?) \
-         ON CONFLICT DO UPDATE SET lowest = min(lowest, excluded.lowest), highest = max(highest, excluded.highest)",
-    )
-    .bind(inner.clock.now().0.div_euclid(span) * span)
-    .bind(lowest)
-    .bind(highest)
-    .execute(conn)
-    .await
-    .map(drop)
+}
+
+impl Note {
+    /// That entries from one id to another are delivered now.
+    pub(crate) fn now(inner: &Inner, lowest: i64, highest: i64) -> Self {
+        let span = span(inner.expiry);
+        Self { span: inner.clock.now().0.div_euclid(span) * span, lowest, highest }
+    }
+
+    pub(crate) fn bind(self, query: Statement<'_>) -> Statement<'_> {
+        query.bind(self.span).bind(self.lowest).bind(self.highest)
+    }
 }
 
 /// Removes about `max` expired entries; whether there may be more.

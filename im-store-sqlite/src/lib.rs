@@ -31,6 +31,7 @@ mod rows;
 mod schema;
 mod store;
 mod store_epochs;
+mod tail;
 mod user_state;
 mod values;
 mod versions;

@@ -15,6 +15,7 @@ use crate::{
     error::{BACKEND, failed, invalid, other_incarnation},
     messages,
     rows::{Columns, limit, record_columns},
+    tail,
 };
 
 /// The most records of one read.
@@ -35,13 +36,17 @@ impl SqliteLog {
     async fn records(&self, after: i64, max: usize) -> Result<Vec<LogRecord>> {
         let epochs = self.0.epochs();
         let operation = "log.read";
+        let max = max.clamp(1, MOST_RECORDS);
+        if let Some(records) = tail::lock(&self.0.tail).after(after, max) {
+            return Ok(records);
+        }
         let rows = sqlx::query(concat!(
             "SELECT ",
             record_columns!(),
             " FROM messages m WHERE m.id > ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
         ))
         .bind(after)
-        .bind(limit(max.clamp(1, MOST_RECORDS)))
+        .bind(limit(max))
         .fetch_all(self.0.readers())
         .await
         .map_err(failed(operation))?;

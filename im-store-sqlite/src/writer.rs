@@ -3,13 +3,21 @@
 //! SQLite takes one writer at a time. All writing goes through one connection behind a fair lock, so nothing ever waits for
 //! SQLite's own lock, and the connection's page cache stays warm: a second one would empty it with each of its commits.
 
-use std::fs::File;
+use std::{
+    fs::File,
+    sync::{Arc, Mutex},
+};
 
 use im_core::{ConversationId, Mark, Result, Timestamp, UserId};
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, error::DatabaseError};
 use tokio::sync::watch;
 
-use crate::{cache::Cache, error::failed, rows::Statement};
+use crate::{
+    cache::Cache,
+    error::failed,
+    rows::Statement,
+    tail::{Tail, lock},
+};
 
 /// A conversation's last record.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +54,13 @@ pub(crate) struct Writer {
     pub(crate) ends: Cache<UserId, i64>,
     /// The id of the next message; none while it has to be read from the file.
     pub(crate) next_id: Option<i64>,
+    /// The newest records, shared with those who read them.
+    pub(crate) tail: Arc<Mutex<Tail>>,
+}
+
+/// Whether a statement met a key that is there already.
+pub(crate) fn is_taken(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(DatabaseError::is_unique_violation)
 }
 
 impl Writer {
@@ -60,6 +75,7 @@ impl Writer {
             heads,
             ends,
             next_id: None,
+            tail: Arc::default(),
         }
     }
 
@@ -79,43 +95,63 @@ impl Writer {
     /// Commits what went well, undoes what failed.
     pub(crate) async fn end<T>(&mut self, operation: &'static str, result: Result<T>) -> Result<T> {
         let result = match result {
-            Ok(value) => match sqlx::query("COMMIT").execute(&mut self.conn).await {
-                Ok(_) => Ok(value),
-                Err(error) => Err(failed(operation)(error)),
-            },
+            Ok(value) => {
+                let committed = sqlx::query("COMMIT").execute(&mut self.conn).await;
+                committed.map(|_| value).map_err(failed(operation))
+            }
             Err(error) => Err(error),
         };
-        self.settle(result.is_ok()).await;
+        match &result {
+            Ok(_) => self.committed(),
+            Err(_) => self.failed().await,
+        }
         result
     }
 
-    /// Runs a whole transaction that one text holds, from BEGIN to COMMIT: one hop to SQLite's thread.
+    /// Runs a whole transaction that one text holds, from BEGIN to COMMIT: one hop to SQLite's thread. False, and nothing is
+    /// done, where a key is taken.
     pub(crate) async fn run(
         &mut self,
         operation: &'static str,
         sync: Sync,
         transaction: Statement<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.prepare(sync).await.map_err(failed(operation))?;
         self.is_open = true;
-        let result = transaction.execute(&mut self.conn).await;
-        self.settle(result.is_ok()).await;
-        result.map(drop).map_err(failed(operation))
+        match transaction.execute(&mut self.conn).await {
+            Ok(_) => self.committed(),
+            Err(error) if is_taken(&error) => {
+                self.undo().await;
+                return Ok(false);
+            }
+            Err(error) => {
+                self.failed().await;
+                return Err(failed(operation)(error));
+            }
+        }
+        Ok(true)
     }
 
-    async fn settle(&mut self, is_committed: bool) {
-        if !is_committed {
-            self.forget();
-            // SQLite has rolled back already after some failures, and then says so.
-            sqlx::query("ROLLBACK").execute(&mut self.conn).await.ok();
-        }
+    fn committed(&mut self) {
         self.is_open = false;
         self.commits.send_replace(());
     }
 
+    async fn failed(&mut self) {
+        self.forget();
+        self.undo().await;
+    }
+
+    /// Takes back the transaction.
+    pub(crate) async fn undo(&mut self) {
+        // SQLite has rolled back already after some failures, and then says so.
+        sqlx::query("ROLLBACK").execute(&mut self.conn).await.ok();
+        self.is_open = false;
+    }
+
     async fn prepare(&mut self, sync: Sync) -> sqlx::Result<()> {
         if self.is_open {
-            self.settle(false).await;
+            self.failed().await;
         }
         if self.sync != Some(sync) {
             // This pragma acts while it is prepared: a cached statement would do nothing.
@@ -130,10 +166,11 @@ impl Writer {
     }
 
     /// After a failure nobody knows whether the file is as we thought.
-    fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.heads.clear();
         self.ends.clear();
         self.next_id = None;
+        lock(&self.tail).clear();
     }
 
     /// The id of the next message.
