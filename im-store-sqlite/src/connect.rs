@@ -157,7 +157,8 @@ impl Inner {
             .busy_timeout(Duration::from_secs(5))
             .row_buffer_size(1024);
         let mut conn = connect_writer(&options, config.cache_bytes).await?;
-        let checkpointer = options.connect().await.map_err(failed(OPERATION))?;
+        let checkpointer =
+            options.clone().busy_timeout(wal::PATIENCE).connect().await.map_err(failed(OPERATION))?;
         schema::migrate(&mut conn).await?;
         let incarnation = incarnation(&mut conn, config.restored).await?;
         let epochs = Epochs::load(&mut conn).await?;
