@@ -5,7 +5,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::{
     error::{corrupt, failed},
-    rows::{Columns, Statement, number},
+    rows::{Columns, number},
 };
 
 /// Whose checkpoint.
@@ -25,37 +25,16 @@ impl Of {
 }
 
 /// Moves a checkpoint; within a lineage only forward.
-macro_rules! move_checkpoint {
-    () => {
-        "INSERT INTO checkpoints (projection, partition, epoch, offset, rewind_epoch, rewind_offset, log, store, inbox) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
-         ON CONFLICT DO UPDATE SET epoch = excluded.epoch, offset = excluded.offset, rewind_epoch = excluded.rewind_epoch, \
-         rewind_offset = excluded.rewind_offset, log = excluded.log, store = excluded.store, inbox = excluded.inbox \
-         WHERE (excluded.log, excluded.store, excluded.inbox) <> (log, store, inbox) \
-         OR (excluded.epoch, excluded.offset) >= (epoch, offset)"
-    };
-}
+const MOVE: &str = "INSERT INTO checkpoints \
+     (projection, partition, epoch, offset, rewind_epoch, rewind_offset, log, store, inbox) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
+     ON CONFLICT DO UPDATE SET epoch = excluded.epoch, offset = excluded.offset, rewind_epoch = excluded.rewind_epoch, \
+     rewind_offset = excluded.rewind_offset, log = excluded.log, store = excluded.store, inbox = excluded.inbox \
+     WHERE (excluded.log, excluded.store, excluded.inbox) <> (log, store, inbox) \
+     OR (excluded.epoch, excluded.offset) >= (epoch, offset)";
 
-pub(crate) use move_checkpoint;
-
-/// Binds the arguments of [`move_checkpoint`].
-pub(crate) fn bind<'q>(
-    query: Statement<'q>,
-    of: Of,
-    partition: Partition,
-    checkpoint: &Checkpoint,
-) -> Statement<'q> {
-    let Checkpoint { position, rewind, lineage } = checkpoint;
-    query
-        .bind(of.as_str())
-        .bind(partition.0)
-        .bind(position.epoch.0)
-        .bind(number(position.offset))
-        .bind(rewind.epoch.0)
-        .bind(number(rewind.offset))
-        .bind(lineage.log.as_str().to_owned())
-        .bind(lineage.store.as_str().to_owned())
-        .bind(lineage.inbox.as_str().to_owned())
+/// Whether a checkpoint takes the place of a known one: the rule of [`MOVE`].
+pub(crate) fn moves(known: &Checkpoint, new: &Checkpoint) -> bool {
+    new.lineage != known.lineage || new.position >= known.position
 }
 
 /// Moves a checkpoint within a transaction.
@@ -65,7 +44,20 @@ pub(crate) async fn store(
     partition: Partition,
     checkpoint: &Checkpoint,
 ) -> sqlx::Result<()> {
-    bind(sqlx::query(move_checkpoint!()), of, partition, checkpoint).execute(conn).await.map(drop)
+    let Checkpoint { position, rewind, lineage } = checkpoint;
+    sqlx::query(MOVE)
+        .bind(of.as_str())
+        .bind(partition.0)
+        .bind(position.epoch.0)
+        .bind(number(position.offset))
+        .bind(rewind.epoch.0)
+        .bind(number(rewind.offset))
+        .bind(lineage.log.as_str().to_owned())
+        .bind(lineage.store.as_str().to_owned())
+        .bind(lineage.inbox.as_str().to_owned())
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 /// Reads a checkpoint.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use im_core::{
-    Clock, Durability, Error, ErrorKind, Incarnation, NodeId, Outcome, Parts, Result, Timestamp,
+    Clock, Durability, Error, ErrorKind, Incarnation, NodeId, Parts, Result, Timestamp,
     memory::{Memory, MemoryNotifier, MemoryPresence},
 };
 use sqlx::{
@@ -23,10 +23,12 @@ use tokio::{
 
 use crate::{
     SqliteBuilder, SqliteInbox, SqliteLog, SqliteStore,
+    deliver::Standing,
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
     expire::Pass,
-    schema,
+    fresh::{Fresh, closed},
+    schema, settle,
     tail::Tail,
     wal,
     writer::{Sync, Writer},
@@ -36,8 +38,6 @@ const OPERATION: &str = "open";
 
 /// How many conversations' heads are kept in memory.
 const HEADS: usize = 100_000;
-/// How many users' inbox ends are kept in memory.
-const ENDS: usize = 100_000;
 
 /// All five parts on one file. Cheap to clone; the file is closed when all handles are gone.
 #[derive(Debug, Clone)]
@@ -65,6 +65,14 @@ pub(crate) struct Inner {
     pub(crate) end: watch::Sender<i64>,
     pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
     pub(crate) pass: tokio::sync::Mutex<Pass>,
+    /// The newest inbox entries.
+    pub(crate) fresh: Fresh,
+    /// Held while they are moved into the file.
+    pub(crate) settling: tokio::sync::Mutex<()>,
+    pub(crate) standing: tokio::sync::Mutex<Standing>,
+    /// The last message of which the fan-out may have to deliver entries again: the process that had the file open before did
+    /// not close it.
+    pub(crate) unclosed: Option<i64>,
     checkpointer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -125,6 +133,8 @@ impl Sqlite {
     /// # Errors
     /// When the file could not be closed in order; the next opening mends that.
     pub async fn close(&self) -> Result<()> {
+        self.inner.fresh.close();
+        let settled = settle::settle(&self.inner).await;
         let Some(writer) = self.inner.writer.lock().await.take() else { return Ok(()) };
         let (conn, lock) = writer.stop();
         let checkpointer = self.inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -136,7 +146,7 @@ impl Sqlite {
         // The last connection moves the write-ahead log into the file and removes it.
         let closed = conn.close().await.map_err(failed("close"));
         drop(lock);
-        closed
+        settled.and(closed)
     }
 }
 
@@ -151,6 +161,8 @@ impl Inner {
     async fn open(config: SqliteBuilder) -> Result<Arc<Self>> {
         let path = std::path::absolute(&config.path).map_err(|error| io_failed(OPERATION, error))?;
         let lock = lock(&path)?;
+        // Whoever closes a file in order removes its write-ahead log.
+        let is_unclosed = beside(&path, "-wal").exists();
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .foreign_keys(false)
@@ -176,7 +188,7 @@ impl Inner {
         } else {
             (Durability::Buffered, Sync::Normal)
         };
-        let writer = Writer::new(conn, lock, HEADS, ENDS);
+        let writer = Writer::new(conn, lock, HEADS);
         let (commits, tail) = (writer.commits.subscribe(), writer.tail.clone());
         let inner = Arc::new(Self {
             writer: tokio::sync::Mutex::new(Some(writer)),
@@ -191,19 +203,21 @@ impl Inner {
             end: watch::Sender::new(end),
             leases: Mutex::default(),
             pass: tokio::sync::Mutex::default(),
+            fresh: Fresh::new(),
+            settling: tokio::sync::Mutex::default(),
+            standing: tokio::sync::Mutex::new(Standing::new()),
+            unclosed: is_unclosed.then_some(end),
             checkpointer: Mutex::default(),
         });
         let task = tokio::spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
+        tokio::spawn(settle::run(Arc::downgrade(&inner), inner.fresh.grown.subscribe()));
         *inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(inner)
     }
 
     /// The writer, when it is our turn.
     pub(crate) async fn writer(&self, operation: &'static str) -> Result<MappedMutexGuard<'_, Writer>> {
-        MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| {
-            Error::new(ErrorKind::Unavailable, BACKEND, operation, "the file was closed")
-                .with_outcome(Outcome::NotDone)
-        })
+        MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| closed(operation))
     }
 
     /// Connections to read with.
@@ -232,14 +246,19 @@ pub(crate) async fn detached<T: Send + 'static>(
     })
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// The name of a file that lies beside.
+fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
+    name.push(ending);
+    PathBuf::from(name)
+}
+
+fn lock(path: &Path) -> Result<File> {
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(PathBuf::from(name))
+        .open(beside(path, ".lock"))
         .map_err(|error| io_failed(OPERATION, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

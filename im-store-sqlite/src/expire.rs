@@ -12,6 +12,7 @@ use crate::{
     connect::Inner,
     error::failed,
     rows::{Columns, Statement, limit},
+    settle::settle,
     values::{MOST_ROWS, Values},
     writer::Sync,
 };
@@ -42,29 +43,47 @@ macro_rules! note_delivery {
 }
 pub(crate) use note_delivery;
 
-/// The arguments of [`note_delivery`].
-#[derive(Debug, Clone, Copy)]
+/// A span of time, by its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Span(i64);
+
+impl Span {
+    /// The one that it is now.
+    pub(crate) fn now(inner: &Inner) -> Self {
+        let span = span(inner.expiry);
+        Self(inner.clock.now().0.div_euclid(span) * span)
+    }
+}
+
+/// Which entries were delivered in a span of time: from one id to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Note {
-    span: i64,
     lowest: i64,
     highest: i64,
 }
 
 impl Note {
-    /// That entries from one id to another are delivered now.
-    pub(crate) fn now(inner: &Inner, lowest: i64, highest: i64) -> Self {
-        let span = span(inner.expiry);
-        Self { span: inner.clock.now().0.div_euclid(span) * span, lowest, highest }
+    /// Of these entries; none where there are none.
+    pub(crate) fn of(messages: impl Iterator<Item = i64>) -> Option<Self> {
+        messages.map(|message| Self { lowest: message, highest: message }).reduce(Self::joined)
     }
 
-    pub(crate) fn bind(self, query: Statement<'_>) -> Statement<'_> {
-        query.bind(self.span).bind(self.lowest).bind(self.highest)
+    /// Of the entries of both.
+    pub(crate) fn joined(self, other: Self) -> Self {
+        Self { lowest: self.lowest.min(other.lowest), highest: self.highest.max(other.highest) }
+    }
+
+    /// Binds the arguments of [`note_delivery`].
+    pub(crate) fn bind(self, span: Span, query: Statement<'_>) -> Statement<'_> {
+        query.bind(span.0).bind(self.lowest).bind(self.highest)
     }
 }
 
 /// Removes about `max` expired entries; whether there may be more.
 pub(crate) async fn expire(inner: Arc<Inner>, max: usize) -> Result<bool> {
     let mut pass = inner.pass.lock().await;
+    // What was delivered lately must be noted in the file, or more would seem to be expired.
+    settle(&inner).await?;
     if pass.goal.is_none() {
         // A span that began before this ended before the expiry.
         let before = inner.clock.now().minus(inner.expiry).0.saturating_sub(span(inner.expiry));

@@ -1,24 +1,25 @@
 //! The inbox: which records stand in whose timeline, in log order.
 //!
 //! An entry's place is the id of its message, which the log gave durably before anything could be delivered: so deliveries
-//! need no sync of their own, and what a crash undoes comes back at the same place.
+//! need no sync of their own, and what a crash undoes comes back at the same place. The newest entries are in memory, see
+//! [`fresh`](crate::fresh).
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use im_core::{
-    Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, InboxInfo, Partition, Pull, Result,
-    SyncInbox, UserId,
+    Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, Error, ErrorKind, InboxInfo, Partition, Pull,
+    Record, Result, SyncInbox, UserId,
 };
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::AssertSqlSafe;
 
 use crate::{
-    checkpoints::{self, Of},
     connect::{Inner, detached},
     cursor, deliver,
     error::{BACKEND, failed},
     expire,
-    rows::{Columns, limit, record_columns},
+    rows::{Columns, limit, number, record_columns},
+    tail,
     values::{MOST_ROWS, Values},
 };
 
@@ -26,6 +27,8 @@ use crate::{
 pub(crate) const MOST_RECIPIENTS: usize = 10_000;
 /// The most entries of one page.
 const MOST_ENTRIES: usize = 10_000;
+/// How long a pull waits until the fan-out has delivered again what a crash took.
+const REPLAY: Duration = Duration::from_secs(5);
 
 /// The inbox part.
 #[derive(Debug, Clone)]
@@ -41,19 +44,21 @@ static ENDS: Values = Values::new(
 
 /// The newest place of each user's inbox, expired or not; none where there never was one.
 pub(crate) async fn ends(
-    conn: &mut SqliteConnection,
+    inner: &Inner,
     users: &[UserId],
     operation: &'static str,
 ) -> Result<Vec<Option<i64>>> {
-    let mut ends = vec![None; users.len()];
+    // Before the file: what is moved meanwhile is then seen here or there.
+    let mut ends = inner.fresh.ends(users);
     for (chunk, ends) in users.chunks(MOST_ROWS).zip(ends.chunks_mut(MOST_ROWS)) {
         let mut query = sqlx::query(AssertSqlSafe(ENDS.sql(chunk.len())));
         for (index, user) in chunk.iter().enumerate() {
             query = query.bind(index as i64).bind(Arc::<str>::from(user.clone()));
         }
-        for row in query.fetch_all(&mut *conn).await.map_err(failed(operation))? {
+        for row in query.fetch_all(inner.readers()).await.map_err(failed(operation))? {
             let columns = Columns::new(&row, 0, operation);
-            ends[columns.int(0)? as usize] = columns.optional_int(1)?.max(columns.optional_int(2)?);
+            let end = &mut ends[columns.int(0)? as usize];
+            *end = (*end).max(columns.optional_int(1)?).max(columns.optional_int(2)?);
         }
     }
     Ok(ends)
@@ -64,20 +69,105 @@ impl SqliteInbox {
         cursor::of(&self.0.incarnation, message)
     }
 
-    async fn ends(&self, users: &[UserId], operation: &'static str) -> Result<Vec<Option<i64>>> {
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
-        ends(&mut conn, users, operation).await
+    /// The entries after an entry; none if that one cannot be proven to be the user's, or something after it is gone.
+    async fn after(&self, user: &UserId, after: i64, max: usize) -> Result<Option<Vec<Entry>>> {
+        let operation = "inbox.pull";
+        // Before the file, as above.
+        let fresh = self.0.fresh.from(user, after);
+        let rows = sqlx::query(PULL)
+            .bind(user.as_str())
+            .bind(after)
+            .bind(limit(max + 1))
+            .fetch_all(self.0.readers())
+            .await
+            .map_err(failed(operation))?;
+        let mut is_proven = false;
+        let mut entries = BTreeMap::new();
+        for row in &rows {
+            let columns = Columns::new(row, 0, operation);
+            let start = columns.int(0)?;
+            // Nothing after the cursor is gone, if the inbox begins there or before; and the user has the entry, or had it
+            // until it expired.
+            is_proven |= after == start || (after > start && fresh.first() == Some(&after));
+            match columns.optional_int(1)? {
+                None => {}
+                Some(message) if message == after => is_proven |= after > start,
+                Some(message) => {
+                    entries.insert(message, Some(Arc::new(Columns::new(row, 2, operation).record()?)));
+                }
+            }
+        }
+        if !is_proven {
+            return Ok(None);
+        }
+        for message in fresh.into_iter().filter(|message| *message > after) {
+            entries.entry(message).or_insert(None);
+        }
+        let entries: Vec<_> = entries.into_iter().take(max).collect();
+        self.with_records(entries, operation).await.map(Some)
+    }
+
+    /// Looks up the records that are not known yet: almost always among the newest ones.
+    async fn with_records(
+        &self,
+        entries: Vec<(i64, Option<Arc<Record>>)>,
+        operation: &'static str,
+    ) -> Result<Vec<Entry>> {
+        let mut found = Vec::with_capacity(entries.len());
+        for (message, record) in entries {
+            let newest = || tail::lock(&self.0.tail).get(message).map(|record| record.record.clone());
+            let record = match record.or_else(newest) {
+                Some(record) => record,
+                None => self.record(message, operation).await?,
+            };
+            found.push(Entry { cursor: self.cursor(message), record });
+        }
+        Ok(found)
+    }
+
+    async fn record(&self, message: i64, operation: &'static str) -> Result<Arc<Record>> {
+        let row = sqlx::query(concat!("SELECT ", record_columns!(), " FROM messages m WHERE m.id = ?"))
+            .bind(message)
+            .fetch_one(self.0.readers())
+            .await
+            .map_err(failed(operation))?;
+        Columns::new(&row, 0, operation).record().map(Arc::new)
+    }
+
+    /// Waits until the fan-out has delivered again what an end without [`close`](crate::Sqlite::close) may have taken. Until
+    /// then a cursor that is not found proves nothing.
+    async fn delivered_again(&self, operation: &'static str) -> Result<bool> {
+        let Some(last) = self.0.unclosed else { return Ok(false) };
+        let mut grown = self.0.fresh.grown.subscribe();
+        let mut has_waited = false;
+        let wait = async {
+            loop {
+                let mut standing = self.0.standing.lock().await;
+                let checkpoint = standing.checkpoint(&self.0, Partition(0), operation).await?;
+                if checkpoint.as_ref().is_some_and(|at| number(at.position.offset) >= last) {
+                    return Ok(has_waited);
+                }
+                drop(standing);
+                has_waited = true;
+                // The sender is ours.
+                let _ = grown.changed().await;
+            }
+        };
+        tokio::time::timeout(REPLAY, wait).await.unwrap_or_else(|_| {
+            let message = "entries that a crash took are being delivered again";
+            Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, message))
+        })
     }
 }
 
 /// A pull as one statement, so that it sees one state of the file: where the inbox begins, and the entries from the cursor's
-/// own on.
+/// own on. The limit stands within, so that only the page's messages are looked up.
 const PULL: &str = concat!(
     "SELECT x.start, i.message, ",
     record_columns!(),
     " FROM (SELECT coalesce((SELECT message FROM inbox_starts WHERE user_id = ?1), 0) AS start) x \
-     LEFT JOIN inbox i ON i.user_id = ?1 AND i.message >= ?2 LEFT JOIN messages m ON m.id = i.message \
-     ORDER BY i.message LIMIT ?3"
+     LEFT JOIN (SELECT message FROM inbox WHERE user_id = ?1 AND message >= ?2 ORDER BY message LIMIT ?3) i \
+     LEFT JOIN messages m ON m.id = i.message"
 );
 
 #[async_trait]
@@ -94,57 +184,35 @@ impl SyncInbox for SqliteInbox {
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
-        checkpoints::load(self.0.readers(), Of::Inbox, partition, "inbox.checkpoint").await
+        let mut standing = self.0.standing.lock().await;
+        standing.checkpoint(&self.0, partition, "inbox.checkpoint").await.cloned()
     }
 
     async fn deliver(&self, delivery: &Delivery) -> Result<Vec<Result<Delivered>>> {
-        detached("inbox.deliver", deliver::deliver(self.0.clone(), delivery.clone())).await
+        deliver::deliver(&self.0, delivery).await
     }
 
     async fn pull(&self, user: &UserId, after: &Cursor, max: usize) -> Result<Pull> {
-        let operation = "inbox.pull";
         let Some(after) = cursor::message(&self.0.incarnation, after) else { return Ok(Pull::Resync) };
         let max = max.clamp(1, MOST_ENTRIES);
-        let rows = sqlx::query(PULL)
-            .bind(user.as_str())
-            .bind(after)
-            .bind(limit(max + 2))
-            .fetch_all(self.0.readers())
-            .await
-            .map_err(failed(operation))?;
-        let mut is_proven = false;
-        let mut entries = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let columns = Columns::new(row, 0, operation);
-            let start = columns.int(0)?;
-            // Nothing after the cursor is gone, if the inbox begins there or before; and the user has the entry, or had it
-            // until it expired.
-            is_proven |= after == start;
-            match columns.optional_int(1)? {
-                None => {}
-                Some(message) if message == after => is_proven |= after > start,
-                Some(message) => {
-                    let record = Arc::new(Columns::new(row, 2, operation).record()?);
-                    entries.push(Entry { cursor: self.cursor(message), record });
-                }
-            }
+        let mut entries = self.after(user, after, max + 1).await?;
+        if entries.is_none() && self.delivered_again("inbox.pull").await? {
+            entries = self.after(user, after, max + 1).await?;
         }
-        if !is_proven {
-            return Ok(Pull::Resync);
-        }
+        let Some(mut entries) = entries else { return Ok(Pull::Resync) };
         let more = entries.len() > max;
         entries.truncate(max);
         Ok(Pull::Page { entries, more })
     }
 
     async fn ends(&self, users: &[UserId]) -> Result<Vec<Option<Cursor>>> {
-        let ends = Self::ends(self, users, "inbox.ends").await?;
+        let ends = ends(&self.0, users, "inbox.ends").await?;
         Ok(ends.into_iter().map(|end| Some(self.cursor(end?))).collect())
     }
 
     async fn anchor(&self, user: &UserId) -> Result<Cursor> {
         let operation = "inbox.anchor";
-        let ends = Self::ends(self, std::slice::from_ref(user), operation).await?;
+        let ends = ends(&self.0, std::slice::from_ref(user), operation).await?;
         if let Some(end) = ends.into_iter().flatten().next() {
             return Ok(self.cursor(end));
         }

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use im_core::{ConversationId, Mark, Result, Timestamp, UserId};
+use im_core::{ConversationId, Mark, Result, Timestamp};
 use sqlx::{SqliteConnection, error::DatabaseError};
 use tokio::sync::watch;
 
@@ -50,8 +50,6 @@ pub(crate) struct Writer {
     is_open: bool,
     /// The last record of each conversation.
     pub(crate) heads: Cache<ConversationId, Head>,
-    /// The newest entry of each user's inbox, or the newest expired one; 0 where there is none.
-    pub(crate) ends: Cache<UserId, i64>,
     /// The id of the next message; none while it has to be read from the file.
     pub(crate) next_id: Option<i64>,
     /// The newest records, shared with those who read them.
@@ -64,16 +62,14 @@ pub(crate) fn is_taken(error: &sqlx::Error) -> bool {
 }
 
 impl Writer {
-    pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize, ends: usize) -> Self {
-        let (heads, ends) = (Cache::new(heads), Cache::new(ends));
+    pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize) -> Self {
         Self {
             conn,
             lock,
             commits: watch::Sender::new(()),
             sync: None,
             is_open: false,
-            heads,
-            ends,
+            heads: Cache::new(heads),
             next_id: None,
             tail: Arc::default(),
         }
@@ -168,7 +164,6 @@ impl Writer {
     /// After a failure nobody knows whether the file is as we thought.
     pub(crate) fn forget(&mut self) {
         self.heads.clear();
-        self.ends.clear();
         self.next_id = None;
         lock(&self.tail).clear();
     }

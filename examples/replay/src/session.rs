@@ -26,8 +26,8 @@ const TICK: Duration = Duration::from_millis(200);
 const WINDOW: usize = 8;
 /// How many events may wait while an answer is awaited; then entries are left aside and pulled.
 const BACKLOG: usize = 64;
-/// For how long a connection is left alone when connections are cut, in milliseconds.
-const CUT_MS: std::ops::Range<u64> = 50..3_000;
+/// After how many frames from the server a connection is cut, when connections are cut.
+const CUT_FRAMES: std::ops::Range<u32> = 1..100;
 /// How probable it is that a client reads, each tick.
 const READS: f64 = 0.05;
 
@@ -45,7 +45,8 @@ pub(crate) struct Session<'c> {
     pub(crate) owes_ack: bool,
     heartbeat: Duration,
     next_ping: Instant,
-    cut_at: Option<Instant>,
+    /// How many more frames it takes before it is cut.
+    cut_in: Option<u32>,
 }
 
 /// The answer to a request.
@@ -89,8 +90,7 @@ impl<'c> Session<'c> {
     /// Connects and says hello.
     pub(crate) async fn open(client: &'c mut Client, token: String) -> Step<Self> {
         let link = Link::open(&client.run.host).await?;
-        let now = Instant::now();
-        let cut_at = client.run.cuts.then(|| now + Duration::from_millis(client.dice.random_range(CUT_MS)));
+        let cut_in = client.run.cuts.then(|| client.dice.random_range(CUT_FRAMES));
         let mut session = Self {
             client,
             link,
@@ -99,8 +99,8 @@ impl<'c> Session<'c> {
             passed_over: false,
             owes_ack: false,
             heartbeat: ANSWER,
-            next_ping: now,
-            cut_at,
+            next_ping: Instant::now(),
+            cut_in,
         };
         session.hello(token).await?;
         Ok(session)
@@ -181,9 +181,6 @@ impl<'c> Session<'c> {
     async fn tick(&mut self) -> Step<bool> {
         let now = Instant::now();
         let finishing = self.client.has_nothing_to_do();
-        if self.cut_at.is_some_and(|at| at <= now) && !finishing {
-            return Err(Over::Lost);
-        }
         if self.owes_ack {
             self.ack().await?;
         }
@@ -294,7 +291,20 @@ impl<'c> Session<'c> {
         }
     }
 
+    /// Cuts the connection when it is time: whatever the frame was, an ack or a page in the midst of a bootstrap, it is lost.
+    fn cut(&mut self) -> Step<()> {
+        match &mut self.cut_in {
+            Some(0) if !self.client.has_nothing_to_do() => Err(Over::Lost),
+            Some(left) => {
+                *left = left.saturating_sub(1);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     fn sort(&mut self, frame: Utf8Bytes) -> Step<Sorted> {
+        self.cut()?;
         let decoded = ServerFrame::decode(&frame);
         let decoded = decoded.map_err(|error| Over::Wrong(format!("no frame: {error} in {frame}")))?;
         Ok(match decoded {
