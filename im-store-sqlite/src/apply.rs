@@ -47,6 +47,8 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
     let written = write(&mut writer, &rows, &batch).await.map_err(failed(OPERATION));
     writer.end(OPERATION, written).await?;
     writer.next_id = Some(next_id + rows.len() as i64);
+    // Known of conversations that have another record now.
+    writer.heads.clear();
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Checkpoints of the persist and fan-out projections.
 
 use im_core::{Checkpoint, Epoch, Incarnation, Lineage, Partition, Position, Result};
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{SqliteConnection, SqliteExecutor};
 
 use crate::{
     error::{corrupt, failed},
@@ -62,7 +62,7 @@ pub(crate) async fn store(
 
 /// Reads a checkpoint.
 pub(crate) async fn load(
-    readers: &SqlitePool,
+    file: impl SqliteExecutor<'_>,
     of: Of,
     partition: Partition,
     operation: &'static str,
@@ -73,7 +73,7 @@ pub(crate) async fn load(
     )
     .bind(of.as_str())
     .bind(partition.0)
-    .fetch_optional(readers)
+    .fetch_optional(file)
     .await
     .map_err(failed(operation))?;
     let Some(row) = row else { return Ok(None) };

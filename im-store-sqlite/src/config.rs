@@ -46,7 +46,8 @@ impl SqliteBuilder {
 
     /// Says that the file was put back from a copy, so that what was acked after the copy is missing: the data get another
     /// incarnation, numbering keeps a distance, and clients fetch their state afresh. Say it once, at the first start after
-    /// the restore. Default: false.
+    /// the restore, and put it back without a `-wal` beside it: one of the file that was there before would be taken for its
+    /// own, and [`open`](Self::open) refuses it as [`Invalid`](im_core::ErrorKind::Invalid). Default: false.
     #[must_use]
     pub fn restored(mut self, restored: bool) -> Self {
         self.restored = restored;
@@ -54,7 +55,8 @@ impl SqliteBuilder {
     }
 
     /// Whether an ack waits for the disk (`synchronous=FULL`), default true. Without it the newest acks survive the death of
-    /// the process but not a crash of the operating system.
+    /// the process but not a crash of the operating system; after one the data are another incarnation, and clients fetch
+    /// their state afresh.
     #[must_use]
     pub fn survives_power_failure(mut self, survives: bool) -> Self {
         self.survives_power_failure = survives;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use im_core::{
-    Clock, Durability, Error, ErrorKind, Incarnation, NodeId, Parts, Result, Timestamp,
+    Clock, Durability, Error, ErrorKind, Incarnation, NodeId, Partition, Parts, Result, Timestamp,
     memory::{Memory, MemoryNotifier, MemoryPresence},
 };
 use sqlx::{
@@ -23,11 +23,14 @@ use tokio::{
 
 use crate::{
     SqliteBuilder, SqliteInbox, SqliteLog, SqliteStore,
+    checkpoints::{self, Of},
     deliver::Standing,
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
     expire::Pass,
     fresh::{Fresh, closed},
+    incarnation,
+    rows::number,
     schema, settle,
     tail::Tail,
     wal,
@@ -70,9 +73,9 @@ pub(crate) struct Inner {
     /// Held while they are moved into the file.
     pub(crate) settling: tokio::sync::Mutex<()>,
     pub(crate) standing: tokio::sync::Mutex<Standing>,
-    /// The last message of which the fan-out may have to deliver entries again: the process that had the file open before did
-    /// not close it.
-    pub(crate) unclosed: Option<i64>,
+    /// The last message whose entries the fan-out has to deliver, perhaps again, if it had not come so far when the file was
+    /// opened: whoever had it open before may have ended without closing it.
+    pub(crate) undelivered: Option<i64>,
     checkpointer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -135,6 +138,13 @@ impl Sqlite {
     pub async fn close(&self) -> Result<()> {
         self.inner.fresh.close();
         let settled = settle::settle(&self.inner).await;
+        if self.inner.acked == Sync::Normal
+            && let Ok(mut writer) = self.inner.writer("close").await
+        {
+            writer.begin("close", Sync::Full).await?;
+            let noted = incarnation::close(writer.conn()).await.map_err(failed("close"));
+            writer.end("close", noted).await?;
+        }
         let Some(writer) = self.inner.writer.lock().await.take() else { return Ok(()) };
         let (conn, lock) = writer.stop();
         let checkpointer = self.inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -159,22 +169,31 @@ impl Sqlite {
 
 impl Inner {
     async fn open(config: SqliteBuilder) -> Result<Arc<Self>> {
-        let path = std::path::absolute(&config.path).map_err(|error| io_failed(OPERATION, error))?;
+        let path = resolve(&config.path).map_err(|error| io_failed(OPERATION, error))?;
         let lock = lock(&path)?;
-        // Whoever closes a file in order removes its write-ahead log.
-        let is_unclosed = beside(&path, "-wal").exists();
+        if config.restored {
+            check_no_other_log(&path)?;
+        }
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .foreign_keys(false)
             .busy_timeout(Duration::from_secs(5))
             .row_buffer_size(1024);
+        if path.is_file() {
+            // Before anything is written to what may not be ours.
+            let mut conn = options.clone().read_only(true).connect().await.map_err(failed(OPERATION))?;
+            schema::check(&mut conn).await?;
+            conn.close().await.map_err(failed(OPERATION))?;
+        }
         let mut conn = connect_writer(&options, config.cache_bytes).await?;
         let checkpointer =
             options.clone().busy_timeout(wal::PATIENCE).connect().await.map_err(failed(OPERATION))?;
         schema::migrate(&mut conn).await?;
-        let incarnation = incarnation(&mut conn, config.restored).await?;
+        let incarnation =
+            incarnation::load(&mut conn, config.restored, !config.survives_power_failure).await?;
         let epochs = Epochs::load(&mut conn).await?;
         let end = epochs.end(&mut conn).await?;
+        let delivered = checkpoints::load(&mut conn, Of::Inbox, Partition(0), OPERATION).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(config.readers)
             .test_before_acquire(false)
@@ -206,7 +225,7 @@ impl Inner {
             fresh: Fresh::new(),
             settling: tokio::sync::Mutex::default(),
             standing: tokio::sync::Mutex::new(Standing::new()),
-            unclosed: is_unclosed.then_some(end),
+            undelivered: delivered.filter(|at| number(at.position.offset) < end).map(|_| end),
             checkpointer: Mutex::default(),
         });
         let task = tokio::spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
@@ -217,7 +236,10 @@ impl Inner {
 
     /// The writer, when it is our turn.
     pub(crate) async fn writer(&self, operation: &'static str) -> Result<MappedMutexGuard<'_, Writer>> {
-        MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| closed(operation))
+        let mut writer =
+            MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| closed(operation))?;
+        writer.mend().await;
+        Ok(writer)
     }
 
     /// Connections to read with.
@@ -270,13 +292,39 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
+/// The path without links, so that two names of one file have one lock.
+fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    if path.symlink_metadata().is_ok() {
+        return path.canonicalize();
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => Ok(folder.canonicalize()?.join(name)),
+        _ => Err(std::io::ErrorKind::IsADirectory.into()),
+    }
+}
+
+/// Beside a file that was put back the write-ahead log of the one before it would be taken for its own.
+fn check_no_other_log(path: &Path) -> Result<()> {
+    let log = beside(path, "-wal");
+    if log.metadata().is_ok_and(|log| log.len() > 0) {
+        let message = format!(
+            "{} may belong to the file that was there before: restore it together with the file, open that once \
+             without `restored`, or delete it",
+            log.display()
+        );
+        return Err(Error::new(ErrorKind::Invalid, BACKEND, OPERATION, message));
+    }
+    Ok(())
+}
+
 /// A negative number is kibibytes: <https://www.sqlite.org/pragma.html#pragma_cache_size>
 fn cache_size(bytes: usize) -> String {
     format!("-{}", (bytes >> 10).max(1024))
 }
 
 async fn connect_writer(options: &SqliteConnectOptions, cache_bytes: usize) -> Result<SqliteConnection> {
-    options
+    let mut conn = options
         .clone()
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
@@ -287,26 +335,14 @@ async fn connect_writer(options: &SqliteConnectOptions, cache_bytes: usize) -> R
         .pragma("temp_store", "MEMORY")
         .connect()
         .await
-        .map_err(failed(OPERATION))
-}
-
-async fn incarnation(conn: &mut SqliteConnection, restored: bool) -> Result<Incarnation> {
-    let kept: Option<String> = sqlx::query_scalar("SELECT incarnation FROM meta")
-        .fetch_optional(&mut *conn)
-        .await
         .map_err(failed(OPERATION))?;
-    if let Some(name) = kept.filter(|_| !restored) {
-        return Ok(Incarnation::new(name));
+    let mode: String =
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut conn).await.map_err(failed(OPERATION))?;
+    if mode == "wal" {
+        return Ok(conn);
     }
-    let name = uuid::Uuid::new_v4().simple().to_string();
-    sqlx::query(
-        "INSERT INTO meta VALUES (1, ?) ON CONFLICT DO UPDATE SET incarnation = excluded.incarnation",
-    )
-    .bind(&name)
-    .execute(conn)
-    .await
-    .map_err(failed(OPERATION))?;
-    Ok(Incarnation::new(name))
+    let message = format!("the file cannot have a write-ahead log here, only journal mode {mode}");
+    Err(Error::new(ErrorKind::Invalid, BACKEND, OPERATION, message))
 }
 
 impl From<&Sqlite> for Parts {

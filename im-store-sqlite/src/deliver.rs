@@ -1,6 +1,9 @@
 //! A delivery: who gets which records. It goes to the [fresh](crate::fresh) part of the inbox.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use im_core::{Checkpoint, Delivered, Delivery, LogRecord, Partition, Recipient, Result, UserId};
 
@@ -43,11 +46,12 @@ impl Standing {
         partition: Partition,
         operation: &'static str,
     ) -> Result<&mut Option<Checkpoint>> {
-        if !self.checkpoints.contains_key(&partition) {
-            let kept = checkpoints::load(inner.readers(), Of::Inbox, partition, operation).await?;
-            self.checkpoints.insert(partition, kept);
-        }
-        Ok(self.checkpoints.entry(partition).or_default())
+        Ok(match self.checkpoints.entry(partition) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(checkpoints::load(inner.readers(), Of::Inbox, partition, operation).await?)
+            }
+        })
     }
 
     /// The newest place of each recipient.

@@ -72,10 +72,12 @@ impl Epochs {
 
     /// The highest id at or below a position.
     pub(crate) fn id_at(&self, position: Position) -> i64 {
-        let offset = i64::try_from(position.offset).unwrap_or(i64::MAX);
+        let later = self.0.partition_point(|epoch| epoch.epoch <= position.epoch);
+        // Below the first of its epoch lie only those of epochs before.
+        let least = later.checked_sub(1).map_or(0, |at| self.0[at].first_id - 1);
+        let offset = i64::try_from(position.offset).unwrap_or(i64::MAX).max(least);
         // A position of an epoch that ended earlier: what lay above its end is lost, and the next epoch took the offsets.
-        let next = self.0.iter().find(|epoch| epoch.epoch > position.epoch);
-        next.map_or(offset, |next| offset.min(next.first_id - 1))
+        self.0.get(later).map_or(offset, |next| offset.min(next.first_id - 1))
     }
 }
 
@@ -105,5 +107,12 @@ mod tests {
         assert_eq!(epochs().id_at(Position { epoch: Epoch(5), offset: 10 }), 10);
         assert_eq!(epochs().id_at(Position { epoch: Epoch(9), offset: 1000 }), 1000);
         assert_eq!(epochs().id_at(Position::START), 0);
+    }
+
+    #[test]
+    fn the_beginning_of_an_epoch_is_behind_all_records_of_the_epochs_before() {
+        assert_eq!(epochs().id_at(Position { epoch: Epoch(9), offset: 0 }), 800);
+        assert_eq!(epochs().id_at(Position { epoch: Epoch(12), offset: 0 }), 800);
+        assert_eq!(epochs().id_at(Position { epoch: Epoch(7), offset: 0 }), 0);
     }
 }

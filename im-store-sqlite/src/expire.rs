@@ -84,11 +84,12 @@ pub(crate) async fn expire(inner: Arc<Inner>, max: usize) -> Result<bool> {
     let mut pass = inner.pass.lock().await;
     // What was delivered lately must be noted in the file, or more would seem to be expired.
     settle(&inner).await?;
-    if pass.goal.is_none() {
-        // A span that began before this ended before the expiry.
-        let before = inner.clock.now().minus(inner.expiry).0.saturating_sub(span(inner.expiry));
-        pass.goal = highest_expired(&inner, before).await?.map(|highest| (before, highest));
-    }
+    // A span that began before this ended before the expiry.
+    let before = inner.clock.now().minus(inner.expiry).0.saturating_sub(span(inner.expiry));
+    let (before, most) = pass.goal.unwrap_or((before, i64::MAX));
+    // Asked again in the midst of a walk: an old record may have been delivered for the first time just now.
+    let highest = highest_expired(&inner, before).await?.map(|highest| highest.min(most));
+    pass.goal = highest.map(|highest| (before, highest));
     let Some((before, highest)) = pass.goal else { return Ok(false) };
     let (expired, next) = find(&inner, &pass.from, highest, max).await?;
     remove(&inner, &expired).await?;

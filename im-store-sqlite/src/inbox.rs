@@ -135,20 +135,18 @@ impl SqliteInbox {
     }
 
     /// Waits until the fan-out has delivered again what an end without [`close`](crate::Sqlite::close) may have taken. Until
-    /// then a cursor that is not found proves nothing.
+    /// then a cursor that is not found proves nothing. Whether it is worth to look again.
     async fn delivered_again(&self, operation: &'static str) -> Result<bool> {
-        let Some(last) = self.0.unclosed else { return Ok(false) };
+        let Some(last) = self.0.undelivered else { return Ok(false) };
         let mut grown = self.0.fresh.grown.subscribe();
-        let mut has_waited = false;
         let wait = async {
             loop {
                 let mut standing = self.0.standing.lock().await;
                 let checkpoint = standing.checkpoint(&self.0, Partition(0), operation).await?;
                 if checkpoint.as_ref().is_some_and(|at| number(at.position.offset) >= last) {
-                    return Ok(has_waited);
+                    return Ok(true);
                 }
                 drop(standing);
-                has_waited = true;
                 // The sender is ours.
                 let _ = grown.changed().await;
             }

@@ -16,7 +16,7 @@
 //! | | |
 //! |---|---|
 //! | An acked message, a read mark, a setting | survives a crash of the operating system and a power failure (`synchronous=FULL`), unless [switched off](SqliteBuilder::survives_power_failure) |
-//! | A delivery | survives the death of the process; what a crash of the operating system takes back is delivered again at the same place, because an entry's place is that of its message in the log |
+//! | A delivery | is in memory for about a second, then in the file; what the death of the process or of the system takes is delivered again at the same place, because an entry's place is that of its message in the log. A pull with the cursor of such an entry waits for that, up to 5 s |
 //! | A retry of a send | is known at any age |
 //! | One record | is written once: log and store are the same table |
 //! | Full disk, damaged file, second process, file of a newer version | a typed error, and nothing half written |
@@ -40,8 +40,9 @@
 //!
 //! # The file
 //! WAL mode; `application_id` is `IMDB`, `user_version` the version of the schema. Beside it lie `-wal` and `-shm` while it is
-//! open, and an empty `.lock` that stays. [`Sqlite::close`] leaves one whole file; to copy one that is open use `VACUUM INTO` or
-//! SQLite's backup, not `cp`. The write-ahead log is moved into the file beside the writer and stays about 128 MiB at most.
+//! open, and an empty `.lock` that stays and must not be removed: it keeps a second process out. [`Sqlite::close`] leaves one whole file; to copy one that is open use `VACUUM INTO` or
+//! SQLite's backup, not `cp`. The write-ahead log is moved into the file beside the writer and stays at some 32 MiB, unless a reader keeps it from
+//! being begun again.
 //!
 //! | Table | What is in it |
 //! |---|---|
@@ -51,7 +52,7 @@
 //! | `group_members` | the intervals of members, of SINGLE conversations too, with role and settings |
 //! | `applied` | up to which record members are applied |
 //! | `state_changes`, `devices` | versions of the users' own state; devices with marks of their own |
-//! | `inbox`, `inbox_starts`, `inbox_deliveries` | the sync inbox: who has which message; where each begins; when it was delivered |
+//! | `inbox`, `inbox_starts`, `inbox_deliveries` | the sync inbox but for its newest second: who has which message; where each begins; when it was delivered |
 //! | `checkpoints`, `log_epochs`, `store_epochs`, `meta` | where projections stand, and what the data are |
 //! | `conversations`, `read_marks` | views, for people and reports |
 //!
@@ -77,6 +78,7 @@ mod error;
 mod expire;
 mod fresh;
 mod inbox;
+mod incarnation;
 mod leases;
 mod log;
 mod members;

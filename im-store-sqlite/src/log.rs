@@ -34,7 +34,6 @@ impl From<SqliteLog> for LogPart {
 
 impl SqliteLog {
     async fn records(&self, after: i64, max: usize) -> Result<Vec<LogRecord>> {
-        let epochs = self.0.epochs();
         let operation = "log.read";
         let max = max.clamp(1, MOST_RECORDS);
         if let Some(records) = tail::lock(&self.0.tail).after(after, max) {
@@ -50,6 +49,8 @@ impl SqliteLog {
         .fetch_all(self.0.readers())
         .await
         .map_err(failed(operation))?;
+        // Not before: a record of an epoch that was opened meanwhile would be taken for one of the epoch before.
+        let epochs = self.0.epochs();
         rows.iter().map(|row| Columns::new(row, 0, operation).log_record(&epochs)).collect()
     }
 }

@@ -24,7 +24,7 @@ const OPERATION: &str = "inbox.settle";
 /// How long entries wait for others at most.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How many entries one transaction moves: appends wait for it.
-const SLICE: usize = 2048;
+const SLICE: usize = 512;
 
 static INSERT: Values = Values::new(
     "INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM",

@@ -8,18 +8,23 @@ use tokio::sync::watch;
 use crate::connect::Inner;
 
 /// How often a log that grows is looked at.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// So many pages (16 MiB) are worth a pass.
-const WORTH: i64 = 4096;
-/// A log of so many pages (128 MiB) is begun again from its start; that stops the writer for a moment.
-const LONG: i64 = 32 * 1024;
+const INTERVAL: Duration = Duration::from_millis(50);
+/// So many pages (8 MiB) are worth a pass.
+const WORTH: i64 = 2048;
+/// A log of so many pages (24 MiB) is begun again from its start. That stops the writer until the disk has what was moved: a
+/// longer log stops it longer, and a p99 is made of that.
+const LONG: i64 = 6 * 1024;
 /// Without a runtime that runs the task, the writer's own commits move the log at this length (512 MiB).
 pub(crate) const TOO_LONG: &str = "131072";
 /// A log that a slow reader has kept from beginning again is cut to this, in bytes, when it does.
 pub(crate) const KEPT_BYTES: &str = "268435456";
 
-/// How long the writer may stand still because a reader still needs the log's end.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the writer may stand still because a reader still needs the log's end: hardly any …
+pub(crate) const PATIENCE: Duration = Duration::from_millis(3);
+/// … unless the log has grown to so many pages (128 MiB) meanwhile.
+const MUCH_TOO_LONG: i64 = 32 * 1024;
+const MORE_PATIENCE: &str = "PRAGMA busy_timeout = 200";
+const LESS_PATIENCE: &str = "PRAGMA busy_timeout = 3";
 
 /// Runs until the writer is gone.
 pub(crate) async fn run(mut conn: SqliteConnection, inner: Weak<Inner>, mut commits: watch::Receiver<()>) {
@@ -46,13 +51,28 @@ async fn pass(conn: &mut SqliteConnection, inner: &Weak<Inner>, long: &mut i64) 
     if pages < *long {
         return Ok(());
     }
-    let Some(inner) = inner.upgrade() else { return Ok(()) };
-    let Ok(_writer) = inner.writer("checkpoint").await else { return Ok(()) };
-    // Only what came since is left to do.
-    let (is_kept, pages, _) = checkpoint(conn, "PRAGMA wal_checkpoint(RESTART)").await?;
-    // A reader that is at it for so long is not waited for again at once.
-    *long = if is_kept == 0 { LONG } else { pages + LONG / 4 };
+    // What came meanwhile, so that hardly anything is left to do while the writer waits.
+    let (_, pages, _) = checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)").await?;
+    let is_much = pages > MUCH_TOO_LONG;
+    if is_much {
+        sqlx::query(MORE_PATIENCE).execute(&mut *conn).await?;
+    }
+    let begun_again = begin_again(conn, inner).await;
+    if is_much {
+        sqlx::query(LESS_PATIENCE).execute(&mut *conn).await?;
+    }
+    // A reader that is at it is not waited for again at once. Perhaps it does not matter: with the whole log in the file, the
+    // next commit begins it again by itself if no reader is there at that moment.
+    *long = if begun_again? { LONG } else { pages + LONG / 4 };
     Ok(())
+}
+
+/// Lets the next commit go to the log's start; whether no reader kept it from that.
+async fn begin_again(conn: &mut SqliteConnection, inner: &Weak<Inner>) -> sqlx::Result<bool> {
+    let Some(inner) = inner.upgrade() else { return Ok(true) };
+    let Ok(_writer) = inner.writer("checkpoint").await else { return Ok(true) };
+    let (is_kept, _, _) = checkpoint(conn, "PRAGMA wal_checkpoint(RESTART)").await?;
+    Ok(is_kept == 0)
 }
 
 /// Whether it was kept from its end, the pages in the log, and those of them that are in the file.

@@ -145,16 +145,21 @@ impl Writer {
         self.is_open = false;
     }
 
-    async fn prepare(&mut self, sync: Sync) -> sqlx::Result<()> {
+    /// Takes back what a task left open that was dropped in mid-transaction: a read on this connection would see it.
+    pub(crate) async fn mend(&mut self) {
         if self.is_open {
             self.failed().await;
         }
+    }
+
+    async fn prepare(&mut self, sync: Sync) -> sqlx::Result<()> {
         if self.sync != Some(sync) {
             // This pragma acts while it is prepared: a cached statement would do nothing.
             let pragma = match sync {
                 Sync::Full => "PRAGMA synchronous = FULL",
                 Sync::Normal => "PRAGMA synchronous = NORMAL",
             };
+            self.sync = None;
             sqlx::query(pragma).persistent(false).execute(&mut self.conn).await?;
             self.sync = Some(sync);
         }

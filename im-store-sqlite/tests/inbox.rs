@@ -159,6 +159,87 @@ async fn nothing_younger_expires_and_a_walk_over_many_inboxes_ends() {
 }
 
 #[tokio::test]
+async fn what_was_delivered_during_a_walk_is_not_taken_by_it() {
+    let (file, sqlite) = file().await;
+    let old = append(&sqlite, "g", 2).await;
+    // The first part of a batch; then the process stands still for longer than the expiry.
+    deliver(&sqlite, &old, &[user("a"), user("b")]).await;
+    file.pass(Duration::from_secs(5400)).await;
+    assert!(sqlite.inbox().expire(1).await.unwrap());
+    let late = user("z");
+    let anchor = sqlite.inbox().anchor(&late).await.unwrap();
+    deliver(&sqlite, &old, std::slice::from_ref(&late)).await;
+    while sqlite.inbox().expire(1).await.unwrap() {}
+    assert_eq!(page(&sqlite, &late, &anchor).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_page_comes_from_memory_and_file_alike() {
+    let (_file, sqlite) = file().await;
+    let alice = [user("alice")];
+    let anchor = sqlite.inbox().anchor(&alice[0]).await.unwrap();
+    let mut all = Vec::new();
+    for round in 0..3 {
+        let records = append(&sqlite, "g", 40).await;
+        deliver(&sqlite, &records, &alice).await;
+        all.extend(records);
+        if round == 1 {
+            // Moves what is in memory into the file.
+            sqlite.inbox().expire(1).await.unwrap();
+        }
+    }
+    // Some of them once more: they are in the file, and now in memory too.
+    deliver(&sqlite, &all[70..90], &alice).await;
+    let (mut after, mut got) = (anchor, Vec::new());
+    loop {
+        let Pull::Page { entries, more } = sqlite.inbox().pull(&alice[0], &after, 7).await.unwrap() else {
+            panic!("a cursor is not served");
+        };
+        assert!(entries.len() == 7 || !more);
+        after = entries.last().unwrap().cursor.clone();
+        got.extend(entries.into_iter().map(|entry| entry.record));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(got, all.iter().map(|record| record.record.clone()).collect::<Vec<_>>());
+}
+
+/// The process dies before its last deliveries are in the file: whoever has their cursors is served once they are delivered
+/// again, and not sent to start afresh.
+#[tokio::test]
+async fn a_cursor_outlives_the_death_of_the_process_that_gave_it() {
+    let (file, sqlite) = file().await;
+    let (alice, bob) = ([user("alice")], user("bob"));
+    let kept = append(&sqlite, "g", 2).await;
+    let kept = with_checkpoint(delivery(&sqlite, &kept, &alice).await);
+    sqlite.inbox().deliver(&kept).await.unwrap();
+    sqlite.inbox().expire(1).await.unwrap();
+    let lost = append(&sqlite, "g", 2).await;
+    let lost = with_checkpoint(delivery(&sqlite, &lost, &alice).await);
+    let given = sqlite.inbox().deliver(&lost).await.unwrap().remove(0).unwrap();
+    let sqlite = file.killed().await;
+    let inbox = sqlite.inbox();
+    assert_eq!(inbox.checkpoint(Partition(0)).await.unwrap(), kept.checkpoint);
+    let pulls = tokio::spawn({
+        let (inbox, alice, cursor) = (inbox.clone(), alice[0].clone(), given.cursors[0].clone());
+        async move { inbox.pull(&alice, &cursor, 10).await }
+    });
+    let again = inbox.deliver(&lost).await.unwrap().remove(0).unwrap();
+    assert_eq!(again.cursors, given.cursors);
+    let Pull::Page { entries, .. } = pulls.await.unwrap().unwrap() else { panic!("sent to start afresh") };
+    assert_eq!(entries.iter().map(|entry| &entry.cursor).collect::<Vec<_>>(), [&given.cursors[1]]);
+    assert_eq!(page(&sqlite, &bob, &given.cursors[0]).await, None, "still only who has the entry");
+}
+
+fn with_checkpoint(delivery: Delivery) -> Delivery {
+    let own = delivery.inbox.clone();
+    let position = delivery.records.last().unwrap().position;
+    let lineage = Lineage { log: own.clone(), store: own.clone(), inbox: own };
+    Delivery { checkpoint: Some(Checkpoint { position, rewind: Position::START, lineage }), ..delivery }
+}
+
+#[tokio::test]
 async fn records_of_another_log_are_refused() {
     let (_file, sqlite) = file().await;
     let (other_file, other) = file().await;
@@ -219,14 +300,9 @@ async fn append_with_floor(sqlite: &Sqlite) -> Vec<LogRecord> {
 #[tokio::test]
 async fn the_checkpoint_comes_with_the_entries() {
     let (file, sqlite) = file().await;
-    let own = sqlite.inbox().info().await.unwrap().incarnation;
     let records = append(&sqlite, "g", 2).await;
-    let lineage = Lineage { log: own.clone(), store: own.clone(), inbox: own };
-    let end = records[1].position;
-    let checkpoint = Checkpoint { position: end, rewind: Position::START, lineage };
-    let with =
-        Delivery { checkpoint: Some(checkpoint.clone()), ..delivery(&sqlite, &records, &[user("a")]).await };
+    let with = with_checkpoint(delivery(&sqlite, &records, &[user("a")]).await);
     sqlite.inbox().deliver(&with).await.unwrap();
     file.reopen().await.unwrap();
-    assert_eq!(file.open().inbox().checkpoint(Partition(0)).await.unwrap(), Some(checkpoint));
+    assert_eq!(file.open().inbox().checkpoint(Partition(0)).await.unwrap(), with.checkpoint);
 }

@@ -126,6 +126,96 @@ async fn a_database_of_another_program_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_database_of_another_program_keeps_its_journal() {
+    let folder = Folder::new();
+    execute(&folder.path(), "PRAGMA journal_mode = DELETE; CREATE TABLE things (id INTEGER)").await;
+    let before = fs::read(folder.path()).unwrap();
+    assert_eq!(folder.refused().await.kind(), ErrorKind::Corrupt);
+    assert_eq!(fs::read(folder.path()).unwrap(), before);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn two_names_of_one_file_are_one_file() {
+    let folder = Folder::filled(1).await;
+    let link = folder.0.path().join("link.db");
+    std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+    let by_link = Sqlite::open(&link).await.unwrap();
+    assert_eq!(folder.refused().await.kind(), ErrorKind::InUse);
+    by_link.close().await.unwrap();
+    let _by_name = folder.open().await.unwrap();
+    assert_eq!(Sqlite::open(&link).await.unwrap_err().kind(), ErrorKind::InUse);
+}
+
+#[tokio::test]
+async fn a_restored_file_beside_another_files_log_is_refused() {
+    let folder = Folder::filled(20).await;
+    let copy = fs::read(folder.path()).unwrap();
+    let log = folder.0.path().join("chat.db-wal");
+    let sqlite = folder.open().await.unwrap();
+    append(&sqlite, 300, 500).await.unwrap();
+    let left = fs::read(&log).unwrap();
+    sqlite.close().await.unwrap();
+    fs::write(folder.path(), &copy).unwrap();
+    // What kill -9 leaves.
+    fs::write(&log, left).unwrap();
+    let restored = || Sqlite::builder(folder.path()).restored(true).open();
+    let refused = restored().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.to_string().contains("chat.db-wal"), "{refused}");
+    assert_eq!(fs::read(folder.path()).unwrap(), copy);
+    fs::remove_file(log).unwrap();
+    assert_eq!(seqs(&restored().await.unwrap()).await.len(), 20);
+}
+
+/// A crash of the operating system is told by the name of its run, which the file keeps while acks do not wait for the disk.
+#[tokio::test]
+async fn what_did_not_wait_for_the_disk_is_other_data_after_a_crash_of_the_system() {
+    let folder = Folder::new();
+    let open = || Sqlite::builder(folder.path()).survives_power_failure(false).open();
+    let incarnation = async |sqlite: &Sqlite| sqlite.log().info().await.unwrap().incarnation;
+    let sqlite = open().await.unwrap();
+    let first = incarnation(&sqlite).await;
+    append(&sqlite, 3, 10).await.unwrap();
+    let left = [fs::read(folder.path()).unwrap(), fs::read(folder.0.path().join("chat.db-wal")).unwrap()];
+    sqlite.close().await.unwrap();
+    drop(sqlite);
+    let sqlite = open().await.unwrap();
+    assert_eq!(incarnation(&sqlite).await, first, "closed in order");
+    sqlite.close().await.unwrap();
+    for (run, is_same) in [("", true), ("UPDATE meta SET buffered_boot = 'an earlier run'", false)] {
+        fs::write(folder.path(), &left[0]).unwrap();
+        fs::write(folder.0.path().join("chat.db-wal"), &left[1]).unwrap();
+        execute(&folder.path(), run).await;
+        let sqlite = open().await.unwrap();
+        assert_eq!(incarnation(&sqlite).await == first, is_same, "not closed; {run}");
+        sqlite.close().await.unwrap();
+    }
+}
+
+/// A runtime that ends drops its tasks wherever they are.
+#[test]
+fn what_a_dropped_task_left_open_is_not_taken_for_written() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+    };
+    let main = runtime();
+    for n in 0..20 {
+        let folder = Folder::new();
+        let sqlite = main.block_on(folder.open()).unwrap();
+        main.block_on(append(&sqlite, 1, 10)).unwrap();
+        let other = runtime();
+        let handle = sqlite.clone();
+        other.spawn(async move { append(&handle, 3000, 10).await });
+        std::thread::sleep(Duration::from_millis(n * 5));
+        other.shutdown_timeout(Duration::from_secs(5));
+        main.block_on(append(&sqlite, 1, 10)).unwrap();
+        let there = main.block_on(seqs(&sqlite));
+        assert_eq!(there, (1..=there.len() as u64).collect::<Vec<_>>(), "dropped after {} ms", n * 5);
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_left_alone() {
     for content in ["hello".to_owned(), "no database at all. ".repeat(1000)] {
         let folder = Folder::new();

@@ -73,6 +73,15 @@ impl File {
         Ok(())
     }
 
+    /// Opens what the death of the process leaves at this moment.
+    pub(crate) async fn killed(&self) -> Sqlite {
+        for ending in ["", "-wal"] {
+            let left = self.path(&format!("chat.db{ending}"));
+            std::fs::copy(left, self.path(&format!("left.db{ending}"))).unwrap();
+        }
+        builder(self.path("left.db"), &self.clock).open().await.unwrap()
+    }
+
     async fn close(&self) -> Result<(), Violation> {
         self.open().close().await.map_err(wrong)
     }
