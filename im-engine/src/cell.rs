@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -83,6 +86,8 @@ impl Entries {
 pub(crate) struct Cell {
     pub(crate) user: UserId,
     pub(crate) session: SessionRef,
+    /// Whether the presence has taken it in.
+    entered: AtomicBool,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -132,7 +137,16 @@ impl Cell {
             unacked: None,
             seen: Instant::now(),
         };
-        Self { user, session, state: Mutex::new(state), wake: Notify::new() }
+        Self { user, session, entered: AtomicBool::new(false), state: Mutex::new(state), wake: Notify::new() }
+    }
+
+    /// The presence has taken it in.
+    pub(crate) fn enter(&self) {
+        self.entered.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_entered(&self) -> bool {
+        self.entered.load(Ordering::Acquire)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -246,10 +260,14 @@ impl Cell {
             }
             Some(unacked) => {
                 (unacked.since, unacked.tries) = (Instant::now(), unacked.tries + 1);
-                state.bare = Some(unacked.end.clone());
+                let end = unacked.end.clone();
+                // What waits already leads further.
+                if state.bare.is_none() && state.outbox.is_empty() {
+                    state.bare = Some(end);
+                }
             }
         }
-        let wake = state.closed.is_some() || state.bare.is_some();
+        let wake = state.closed.is_some() || state.bare.is_some() || !state.outbox.is_empty();
         drop(state);
         if wake {
             self.wake.notify_one();
@@ -442,6 +460,19 @@ mod tests {
         tokio::time::advance(Duration::from_secs(160)).await;
         cell.tick(&config);
         assert!(matches!(cell.try_event(), Some(Event::Closed(CloseReason::NoAck))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_acked_does_not_take_the_place_of_what_is_newer() {
+        let (cell, config) = (cell(), Config::default());
+        cell.stands_on(&cursor(0));
+        signal(&cell, 1);
+        assert_eq!(told(&cell), ["entries 1"]);
+        // The client was not told of this yet when the ack of the first is overdue.
+        signal(&cell, 3);
+        tokio::time::advance(Duration::from_secs(6)).await;
+        cell.tick(&config);
+        assert_eq!(told(&cell), ["end 3"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,6 +27,8 @@ pub(crate) struct Commit {
 #[derive(Debug)]
 struct Job {
     append: Append,
+    /// The epoch under which it was found to be new.
+    admitted: Epoch,
     answer: oneshot::Sender<Result<AppendOutcome>>,
 }
 
@@ -64,19 +66,39 @@ impl Commit {
         Partition::of(&append.conversation, self.queues.len() as u16)
     }
 
-    /// Puts a send in the queue now; the answer comes later, whether it is waited for or not.
+    /// Puts a send in the queue now; the answer comes later, whether it is waited for or not. `admitted`: the epoch under which
+    /// it was found to be new.
     pub(crate) fn enqueue(
         &self,
         append: Append,
+        admitted: Epoch,
     ) -> ChatResult<impl Future<Output = ChatResult<Committed>> + Send + use<>> {
         let (answer, outcome) = oneshot::channel();
         let queue = &self.queues[usize::from(self.partition(&append).0)];
-        queue.try_send(Job { append, answer }).map_err(|error| match error {
+        queue.try_send(Job { append, admitted, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::Overloaded(Duration::from_millis(100)),
             mpsc::error::TrySendError::Closed(_) => Refusal::ShuttingDown,
         })?;
+        Ok(self.answer(outcome))
+    }
+
+    /// The same, but waits for a place in the queue.
+    pub(crate) async fn enqueue_patiently(&self, append: Append, admitted: Epoch) -> ChatResult<Committed> {
+        let (answer, outcome) = oneshot::channel();
+        let queue = &self.queues[usize::from(self.partition(&append).0)];
+        match tokio::time::timeout(self.patience, queue.send(Job { append, admitted, answer })).await {
+            Ok(Ok(())) => self.answer(outcome).await,
+            Ok(Err(_)) => Err(Refusal::ShuttingDown.into()),
+            Err(_) => Err(Refusal::Overloaded(Duration::from_millis(100)).into()),
+        }
+    }
+
+    fn answer(
+        &self,
+        outcome: oneshot::Receiver<Result<AppendOutcome>>,
+    ) -> impl Future<Output = ChatResult<Committed>> + Send + use<> {
         let patience = self.patience;
-        Ok(async move {
+        async move {
             let outcome = tokio::time::timeout(patience, outcome)
                 .await
                 .map_err(|_| unknown("log.append", "the log did not answer in time"))?
@@ -90,7 +112,7 @@ impl Commit {
                     Err(Error::new(ErrorKind::Other, "engine", "log.append", "a floor was not taken").into())
                 }
             }
-        })
+        }
     }
 }
 
@@ -123,9 +145,12 @@ impl Committer {
     }
 
     async fn commit(&self, jobs: Vec<Job>) {
+        // Of several the one that is not the current epoch: then all are looked up.
+        let current = self.numbering.current().epoch;
+        let admitted = jobs.iter().map(|job| job.admitted).find(|admitted| *admitted != current);
         let (appends, answers): (Vec<_>, Vec<_>) =
             jobs.into_iter().map(|job| (job.append, job.answer)).unzip();
-        match self.append_with_patience(appends).await {
+        match self.append_with_patience(appends, admitted.unwrap_or(current)).await {
             Ok(outcomes) => {
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     let _ = answer.send(Ok(outcome));
@@ -140,11 +165,15 @@ impl Committer {
     }
 
     /// Appends; repeats after a transient error as long as anybody waits, which is safe because appends are idempotent.
-    async fn append_with_patience(&self, mut appends: Vec<Append>) -> Result<Vec<AppendOutcome>> {
+    async fn append_with_patience(
+        &self,
+        mut appends: Vec<Append>,
+        admitted: Epoch,
+    ) -> Result<Vec<AppendOutcome>> {
         let deadline = tokio::time::Instant::now() + self.config.patience;
         let mut pause = Duration::from_millis(20);
         loop {
-            match self.append_seeded(&mut appends).await {
+            match self.append_seeded(&mut appends, admitted).await {
                 Err(error) if error.is_transient() && tokio::time::Instant::now() + pause < deadline => {
                     tracing::warn!(%error, "append failed; again in {pause:?}");
                     tokio::time::sleep(pause).await;
@@ -155,27 +184,33 @@ impl Committer {
         }
     }
 
-    /// Appends; what comes back unseeded is appended again with its floor. Under a new epoch everything begins afresh: a floor
-    /// belongs to the epoch that it was asked in.
-    async fn append_seeded(&self, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {
+    /// Appends. Under another epoch than that in which the sends were found to be new everything begins afresh: the log may have
+    /// lost their keys, and a floor belongs to the epoch that it was asked in.
+    async fn append_seeded(&self, appends: &mut [Append], admitted: Epoch) -> Result<Vec<AppendOutcome>> {
         let epoch = self.numbering.current().epoch;
-        match self.append_under(epoch, appends).await {
+        let appended = if epoch == admitted {
+            self.append_under(epoch, appends).await
+        } else {
+            self.append_unknown(epoch, appends).await
+        };
+        match appended {
             Err(error) if matches!(error.kind(), ErrorKind::StaleEpoch | ErrorKind::OtherIncarnation) => {
                 self.numbering.renew(&self.parts, epoch).await?;
-                appends.iter_mut().for_each(|append| append.floor = None);
-                self.append_unknown(appends).await
+                let epoch = self.numbering.current().epoch;
+                self.append_unknown(epoch, appends).await
             }
             outcome => outcome,
         }
     }
 
-    /// Appends what the store does not have: the log may have lost the keys of what it has.
-    async fn append_unknown(&self, appends: &[Append]) -> Result<Vec<AppendOutcome>> {
+    /// Appends what the store does not have.
+    async fn append_unknown(&self, epoch: Epoch, appends: &[Append]) -> Result<Vec<AppendOutcome>> {
         let keys: Vec<_> = appends.iter().map(Append::key).collect();
         let found = self.parts.store.messages.find(&keys).await?;
         let unknown = appends.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let mut unknown: Vec<Append> = unknown.map(|(append, _)| append.clone()).collect();
-        let appended = self.append_under(self.numbering.current().epoch, &mut unknown).await?;
+        let mut unknown: Vec<Append> =
+            unknown.map(|(append, _)| Append { floor: None, ..append.clone() }).collect();
+        let appended = self.append_under(epoch, &mut unknown).await?;
         let mut appended = appended.into_iter();
         let outcome = |(append, found): (&Append, Option<Found>)| match found {
             Some(found) if found.hash == append.hash => Some(AppendOutcome::Duplicate(found.receipt)),
@@ -185,6 +220,7 @@ impl Committer {
         Ok(appends.iter().zip(found).filter_map(outcome).collect())
     }
 
+    /// Appends; what comes back unseeded is appended again with its floor.
     async fn append_under(&self, epoch: Epoch, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {
         let log = &self.parts.log.log;
         let mut outcomes = log.append(self.partition, epoch, appends).await?;

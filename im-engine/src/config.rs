@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use im_core::WhenFull;
 
+use crate::builder::invalid;
+
 /// Limits and times of an engine. Start from [`Config::default`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -87,6 +89,45 @@ impl Default for Config {
             read_marks: ReadMarks::PerUser,
             device_expiry: Duration::from_secs(90 * 24 * 3600),
         }
+    }
+}
+
+impl Config {
+    /// The longest page that every backend serves.
+    const LONGEST_PAGE: usize = 10_000;
+
+    /// Refuses limits and times that make no sense.
+    pub(crate) fn check(&self) -> im_core::Result<()> {
+        let counts = [
+            ("content_bytes", self.content_bytes),
+            ("page", self.page),
+            ("group_members", self.group_members),
+            ("commit_records", self.commit_records),
+            ("commit_bytes", self.commit_bytes),
+            ("commit_queue", self.commit_queue),
+            ("batch_records", self.batch_records),
+            ("delivery_entries", self.delivery_entries),
+            ("cache_entries", self.cache_entries),
+            ("session_max", self.session_max),
+        ];
+        let times = [
+            ("patience", self.patience),
+            ("lease", self.lease),
+            ("heartbeat", self.heartbeat),
+            ("ack_timeout", self.ack_timeout),
+        ];
+        let zero = counts.iter().find(|(_, count)| *count == 0).map(|(name, _)| *name);
+        let zero = zero.or_else(|| times.iter().find(|(_, time)| time.is_zero()).map(|(name, _)| *name));
+        if let Some(name) = zero {
+            return Err(invalid(format!("{name} may not be zero")));
+        }
+        if self.page > Self::LONGEST_PAGE {
+            return Err(invalid(format!("page may be {} at most", Self::LONGEST_PAGE)));
+        }
+        if self.admission > Duration::from_secs(1) {
+            return Err(invalid("admission may be one second at most"));
+        }
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ use im_core::{
     ClientMsgId, Clock, Conversation, ConversationId, Durability, LogInfo, Mark, Member, NodeId, Partition,
     Parts, Policy, Projection, ReadMark, Result, Seq, SessionRef, SettingsChange, StateVersion, UserId,
 };
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -74,6 +75,7 @@ pub(crate) struct Inner {
     intake_tasks: TaskTracker,
     /// Workers, housekeeping, what sessions leave to be done.
     tasks: TaskTracker,
+    runtime: Handle,
     info: EngineInfo,
 }
 
@@ -86,6 +88,7 @@ struct Intake {
 
 impl Inner {
     pub(crate) async fn start(builder: Builder) -> Result<Engine> {
+        builder.config.check()?;
         let parts = Complete::try_from(builder.parts)?;
         let node = NodeId::new(builder.ids.fresh())
             .map_err(|error| crate::builder::invalid(format!("the id source gave no id: {error}")))?;
@@ -114,6 +117,7 @@ impl Inner {
             intake: Mutex::new(Some(Intake { commit: commit.clone(), marks })),
             intake_tasks: TaskTracker::new(),
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
             config: builder.config,
             clock: builder.clock,
             ids: builder.ids,
@@ -162,6 +166,8 @@ impl Inner {
             signaller: signaller(&self.parts, &self.config),
             switch: Switch {
                 threshold: self.config.read_diffusion_threshold,
+                messages: self.parts.store.messages.clone(),
+                numbering: self.numbering.clone(),
                 commit: Arc::downgrade(commit),
             },
             parts: self.parts.clone(),
@@ -172,8 +178,10 @@ impl Inner {
     }
 
     /// Runs a task that shutdown waits for.
+    ///
+    /// On the engine's own runtime: a session may be dropped where there is none.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
+        self.tasks.spawn_on(task, &self.runtime);
     }
 
     /// Runs a task that shutdown ends.

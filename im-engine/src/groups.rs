@@ -9,8 +9,10 @@ use im_core::{
 
 use crate::{
     Ack, AckLevel, Refusal,
+    commit::Committed,
     engine::Inner,
-    error::{ChatResult, unknown},
+    error::{ChatError, ChatResult, unknown},
+    send::Admitted,
 };
 
 /// The longest name of a group, in bytes.
@@ -66,8 +68,12 @@ impl Inner {
         if group.name.as_ref().is_some_and(|name| name.len() > NAME_BYTES) {
             return Err(Refusal::TooLarge { what: "name bytes", limit: NAME_BYTES }.into());
         }
-        let request = PolicyRequest::CreateGroup { user: creator.clone(), members: group.members.len() + 1 };
-        self.allowed(&request).await?;
+        let key = SendKey {
+            conversation: group.id.clone(),
+            sender: creator.clone(),
+            client_msg_id: group.client_msg_id.clone(),
+        };
+        self.allowed_or_known(self.may_create(creator, &group).await, &key).await?;
         let others = distinct(group.members).into_iter().filter(|user| user != creator);
         let mut join = vec![(creator.clone(), Role::Owner)];
         join.extend(others.map(|user| (user, Role::Member)));
@@ -75,12 +81,34 @@ impl Inner {
         let create = Some(GroupInfo { name: group.name });
         let change = MembersChange { create, join, ..MembersChange::default() };
         let ack = self.append_change(creator, &group.id, group.client_msg_id, &change).await?;
-        // Of two creators the first record wins; the other one's has no effect.
-        let first = self.membership(&group.id, creator).await.ok();
-        if first.is_none_or(|membership| !membership.may_read(ack.seq)) {
-            return Err(Refusal::Conflict.into());
+        // Of two creators the first record wins; the other one's has no effect, so nobody joined by it.
+        match self.membership(&group.id, creator).await {
+            Ok(own) if own.intervals.first().is_some_and(|first| first.joined.seq == ack.seq) => Ok(ack),
+            Ok(_) | Err(ChatError::Refused(Refusal::UnknownConversation | Refusal::NotMember)) => {
+                Err(Refusal::Conflict.into())
+            }
+            Err(failed) => Err(failed),
         }
-        Ok(ack)
+    }
+
+    /// A group that is there is not created again: the record would stand in its timeline, whoever sent it.
+    async fn may_create(&self, creator: &UserId, group: &NewGroup) -> ChatResult<()> {
+        match self.there(&group.id).await {
+            Err(ChatError::Refused(Refusal::UnknownConversation)) => {}
+            Ok(()) => return Err(Refusal::Conflict.into()),
+            Err(failed) => return Err(failed),
+        }
+        let members = group.members.len() + 1;
+        self.allowed(&PolicyRequest::CreateGroup { user: creator.clone(), members }).await
+    }
+
+    /// A retry is answered also after it took away the right to do it: a refusal is looked up first.
+    async fn allowed_or_known(&self, allowed: ChatResult<()>, key: &SendKey) -> ChatResult<()> {
+        match allowed {
+            Err(ChatError::Refused(refusal)) if self.find(key).await?.is_none() => Err(refusal.into()),
+            Err(ChatError::Refused(_)) => Ok(()),
+            allowed => allowed,
+        }
     }
 
     /// Changes members by a record and waits until it is applied.
@@ -108,17 +136,9 @@ impl Inner {
             }
         };
         within_a_record(change.join.len() + change.leave.len() + change.role.len())?;
-        if let Err(refused) = allowed {
-            // A retry is answered also after it took away the right to do it.
-            let key = SendKey {
-                conversation: id.clone(),
-                sender: user.clone(),
-                client_msg_id: client_msg_id.clone(),
-            };
-            if self.find(&key).await?.is_none() {
-                return Err(refused);
-            }
-        }
+        let key =
+            SendKey { conversation: id.clone(), sender: user.clone(), client_msg_id: client_msg_id.clone() };
+        self.allowed_or_known(allowed, &key).await?;
         self.append_change(user, id, client_msg_id, &change).await
     }
 
@@ -187,7 +207,11 @@ impl Inner {
             hash,
             floor: None,
         };
-        let committed = self.commit()?.enqueue(append)?.await?;
+        let epoch = self.numbering.current().epoch;
+        let committed = match self.fresh_or_known(append).await? {
+            Admitted::New(append) => self.commit()?.enqueue(append, epoch)?.await?,
+            Admitted::Known(found) => Committed { receipt: found.receipt, duplicate: true },
+        };
         let seq = committed.receipt.mark.seq;
         self.wait_applied(id, seq).await?;
         Ok(Ack {
@@ -210,6 +234,9 @@ impl Inner {
 
 fn within_a_record(users: usize) -> ChatResult<()> {
     let limit = USERS_PER_RECORD;
+    if users == 0 {
+        return Err(Refusal::Invalid("nobody is named".into()).into());
+    }
     if users > limit { Err(Refusal::TooLarge { what: "users at once", limit }.into()) } else { Ok(()) }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::{Connect, Connected, ConversationId, Gone, Mark, Noticed, Result, UserId};
+use im_core::{Connect, Connected, ConversationId, Gone, Mark, Membership, Notice, Noticed, Result, UserId};
 use tokio::time::MissedTickBehavior;
 
 use crate::{cell::CloseReason, engine::Inner};
@@ -21,6 +21,7 @@ const USERS: usize = 500;
 impl Inner {
     pub(crate) fn keep_house(self: &Arc<Self>) {
         self.spawn_until_stop(self.clone().listen());
+        self.spawn_until_stop(self.clone().look_up());
         self.every(TICK, |this| async move { this.tick() });
         self.every(self.parts.presence.ttl() / 3, |this| async move { this.beat().await });
         self.every(self.config.heartbeat, |this| async move { this.refresh_heads().await });
@@ -53,7 +54,7 @@ impl Inner {
                     self.after_a_gap().await;
                     while let Some(noticed) = notices.recv().await {
                         match noticed {
-                            Noticed::Notice(notice) => self.pass_on(notice).await,
+                            Noticed::Notice(notice) => self.hub.notice(notice, &self.config),
                             Noticed::Lagged => self.after_a_gap().await,
                         }
                     }
@@ -64,8 +65,10 @@ impl Inner {
         }
     }
 
-    async fn pass_on(&self, notice: im_core::Notice) {
-        for user in self.hub.notice(notice, &self.config) {
+    /// Asks for the large groups of users whose state has changed: beside the notices, which would wait for the store.
+    async fn look_up(self: Arc<Self>) {
+        loop {
+            let user = self.hub.to_look_up().await;
             if let Err(error) = self.refresh_large_groups(&user).await {
                 tracing::warn!(%error, "large groups were not looked up; the next heartbeat will");
             }
@@ -87,7 +90,7 @@ impl Inner {
             if let Some(end) = end {
                 self.hub.end(user, &end, &self.config);
             }
-            self.pass_on(im_core::Notice::State(user.clone(), version)).await;
+            self.hub.notice(Notice::State(user.clone(), version), &self.config);
         }
         Ok(())
     }
@@ -105,7 +108,8 @@ impl Inner {
         if gone.is_empty() {
             return Ok(());
         }
-        for cell in self.hub.cells() {
+        // One that is about to enter is not there yet; that it is unknown means nothing.
+        for cell in self.hub.cells().into_iter().filter(|cell| cell.has_entered()) {
             match gone.iter().find(|(id, _)| *id == cell.session.id) {
                 None => continue,
                 Some((_, Gone::Displaced)) => {
@@ -130,35 +134,52 @@ impl Inner {
 
     /// The large groups that a user reads, from the store.
     pub(crate) async fn refresh_large_groups(&self, user: &UserId) -> Result<()> {
+        let turn = self.hub.turn(user);
         let mut groups = Vec::new();
         let mut after = None;
         loop {
             let page = self.parts.store.conversations.large_groups(user, &after, self.config.page).await?;
             let full = page.len() == self.config.page;
             after = page.last().cloned();
-            groups.extend(self.heads(page).await?);
+            groups.extend(self.heads(page.into_iter().map(|id| (id, user.clone())).collect()).await?);
             if !full {
                 break;
             }
         }
-        self.hub.reads(user, &groups);
+        self.hub.reads(user, &groups, turn);
         Ok(())
     }
 
-    async fn heads(&self, ids: Vec<ConversationId>) -> Result<Vec<(ConversationId, Mark)>> {
-        if ids.is_empty() {
+    /// The heads of large groups of which each user is a member still, as far as it may be told of them: not above a change of
+    /// members that is not applied yet.
+    async fn heads(
+        &self,
+        groups: Vec<(ConversationId, UserId)>,
+    ) -> Result<Vec<(ConversationId, Option<Mark>)>> {
+        if groups.is_empty() {
             return Ok(Vec::new());
         }
+        let ids: Vec<_> = groups.iter().map(|(id, _)| id.clone()).collect();
+        // The heads before the rights, as in every read.
         let last = self.parts.store.messages.last(&ids).await?;
-        let mark = |(id, last): (ConversationId, Option<Arc<im_core::Record>>)| Some((id, last?.mark()));
-        Ok(ids.into_iter().zip(last).filter_map(mark).collect())
+        let memberships = self.parts.store.conversations.memberships(&groups, &None).await?;
+        let mut heads = Vec::with_capacity(ids.len());
+        for ((id, last), membership) in ids.into_iter().zip(last).zip(memberships) {
+            let Some(membership) = membership.filter(Membership::is_current) else { continue };
+            let head = last.map(|last| last.mark());
+            let is_applied = |head: &Mark| membership.unapplied.is_none_or(|unapplied| head.seq < unapplied);
+            heads.push((id, head.filter(is_applied)));
+        }
+        Ok(heads)
     }
 
     /// The heads of the large groups read on this node, whose notices may have been lost.
     async fn refresh_heads(&self) -> Result<()> {
-        for ids in self.hub.large_groups().chunks(USERS) {
-            for (id, head) in self.heads(ids.to_vec()).await? {
-                self.hub.notice(im_core::Notice::Head(id, head), &self.config);
+        for groups in self.hub.large_groups().chunks(USERS) {
+            for (id, head) in self.heads(groups.to_vec()).await? {
+                if let Some(head) = head {
+                    self.hub.notice(Notice::Head(id, head), &self.config);
+                }
             }
         }
         Ok(())

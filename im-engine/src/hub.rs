@@ -6,9 +6,9 @@ use std::{
 };
 
 use im_core::{
-    ConversationId, Cursor, Entry, Mark, Notice, RecordKind, SessionId, Signals, StateVersion, UserId,
-    UserSignal,
+    ConversationId, Cursor, Entry, Mark, Notice, SessionId, Signals, StateVersion, UserId, UserSignal,
 };
+use tokio::sync::Notify;
 
 use crate::{
     cell::{Cell, CloseReason, Entries},
@@ -19,11 +19,14 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     state: Mutex<State>,
+    look_up: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     users: BTreeMap<UserId, User>,
+    /// Users of this node whose large groups must be asked for anew.
+    to_look_up: BTreeSet<UserId>,
     groups: HashMap<ConversationId, Group>,
 }
 
@@ -32,6 +35,8 @@ struct User {
     cells: Vec<Arc<Cell>>,
     /// The large groups that the user is a member of.
     large: BTreeSet<ConversationId>,
+    /// How often the user's state has changed.
+    turn: u64,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +61,7 @@ impl Hub {
         if user.cells.is_empty() {
             let large = std::mem::take(&mut user.large);
             state.users.remove(&cell.user);
+            state.to_look_up.remove(&cell.user);
             state.forget_reader(&cell.user, &large);
         }
     }
@@ -75,34 +81,28 @@ impl Hub {
         self.state().users.keys().cloned().collect()
     }
 
-    pub(crate) fn large_groups(&self) -> Vec<ConversationId> {
-        let mut ids: Vec<_> = self.state().groups.keys().cloned().collect();
-        ids.sort();
-        ids
+    /// The large groups that are read here, each with one of its readers.
+    pub(crate) fn large_groups(&self) -> Vec<(ConversationId, UserId)> {
+        let state = self.state();
+        let reader =
+            |(id, group): (&ConversationId, &Group)| Some((id.clone(), group.readers.first()?.clone()));
+        let mut groups: Vec<_> = state.groups.iter().filter_map(reader).collect();
+        groups.sort();
+        groups
     }
 
-    /// Passes a notice on to its sessions; the users whose large groups must be looked up again.
-    pub(crate) fn notice(&self, notice: Notice, config: &Config) -> Vec<UserId> {
+    /// Passes a notice on to its sessions.
+    pub(crate) fn notice(&self, notice: Notice, config: &Config) {
         match notice {
             Notice::Signals(signals) => self.signals(&signals, config),
             Notice::State(user, version) => self.version(user, &version),
-            Notice::Head(id, head) => {
-                self.head(&id, head);
-                Vec::new()
-            }
-            Notice::Kick(user, sessions) => {
-                self.kick(&user, &sessions);
-                Vec::new()
-            }
-            _ => Vec::new(),
+            Notice::Head(id, head) => self.head(&id, head),
+            Notice::Kick(user, sessions) => self.kick(&user, &sessions),
+            _ => {}
         }
     }
 
-    fn signals(&self, signals: &Signals, config: &Config) -> Vec<UserId> {
-        let switched = |signal: &&UserSignal| {
-            let mut records = signal.records.iter().filter_map(|index| signals.records.get(*index as usize));
-            records.any(|record| record.kind == RecordKind::Large)
-        };
+    fn signals(&self, signals: &Signals, config: &Config) {
         let state = self.state();
         let mut shared = Shared::default();
         for signal in &signals.users {
@@ -114,22 +114,39 @@ impl Hub {
                 cell.entries(signal.previous.as_ref(), end, entries.as_ref(), config.outbox_bytes);
             }
         }
-        signals.users.iter().filter(switched).map(|signal| signal.user.clone()).collect()
     }
 
-    fn version(&self, user: UserId, version: &StateVersion) -> Vec<UserId> {
+    fn version(&self, user: UserId, version: &StateVersion) {
         let mut state = self.state();
-        let Some(known) = state.users.get_mut(&user) else { return Vec::new() };
+        let Some(known) = state.users.get_mut(&user) else { return };
         known.cells.iter().for_each(|cell| cell.version(version));
         // Until its groups are looked up again the user hears of none: it may have left.
+        known.turn += 1;
         let large = std::mem::take(&mut known.large);
         state.forget_reader(&user, &large);
-        vec![user]
+        state.to_look_up.insert(user);
+        drop(state);
+        self.look_up.notify_one();
+    }
+
+    /// The next user whose large groups are to be looked up; waits for one.
+    pub(crate) async fn to_look_up(&self) -> UserId {
+        loop {
+            if let Some(user) = self.state().to_look_up.pop_first() {
+                return user;
+            }
+            self.look_up.notified().await;
+        }
+    }
+
+    /// What [`reads`](Self::reads) is to be told: how often the user's state has changed so far.
+    pub(crate) fn turn(&self, user: &UserId) -> u64 {
+        self.state().users.get(user).map_or(0, |user| user.turn)
     }
 
     fn head(&self, id: &ConversationId, head: Mark) {
         let mut state = self.state();
-        let State { users, groups } = &mut *state;
+        let State { users, groups, .. } = &mut *state;
         let Some(group) = groups.get_mut(id).filter(|group| head > group.head) else { return };
         group.head = head;
         for user in group.readers.iter().filter_map(|reader| users.get(reader)) {
@@ -152,20 +169,22 @@ impl Hub {
         cells.for_each(|cell| cell.entries(None, end, None, config.outbox_bytes));
     }
 
-    /// The large groups that a user reads, as the store says, with their heads.
-    pub(crate) fn reads(&self, user: &UserId, groups: &[(ConversationId, Mark)]) {
+    /// The large groups that a user reads, as the store says, with the heads that it may be told. Void if the user's state has
+    /// changed since the store was asked: it may have left one of them.
+    pub(crate) fn reads(&self, user: &UserId, groups: &[(ConversationId, Option<Mark>)], turn: u64) {
         let mut state = self.state();
-        let Some(known) = state.users.get_mut(user) else { return };
+        let Some(known) = state.users.get_mut(user).filter(|known| known.turn == turn) else { return };
         let now: BTreeSet<ConversationId> = groups.iter().map(|(id, _)| id.clone()).collect();
         let before = std::mem::replace(&mut known.large, now.clone());
         let gone: BTreeSet<ConversationId> = before.difference(&now).cloned().collect();
         let cells = known.cells.clone();
         state.forget_reader(user, &gone);
         for (id, head) in groups {
-            let group = state.groups.entry(id.clone()).or_default();
-            group.head = group.head.max(*head);
-            group.readers.insert(user.clone());
-            cells.iter().for_each(|cell| cell.head(id, *head));
+            // Not the group's head: the other readers have not been told of it.
+            state.groups.entry(id.clone()).or_default().readers.insert(user.clone());
+            if let Some(head) = head {
+                cells.iter().for_each(|cell| cell.head(id, *head));
+            }
         }
     }
 }

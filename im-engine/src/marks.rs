@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use im_core::{
-    ConversationId, DeviceId, Mark, Marked, ReadMark, SettingsChange, State, StateChanges, StateVersion,
+    ConversationId, DeviceId, Mark, Marked, ReadMark, Seq, SettingsChange, State, StateChanges, StateVersion,
     UserId,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -13,7 +13,7 @@ use crate::{
     builder::Complete,
     engine::Inner,
     error::{ChatResult, unknown},
-    reads::ConversationView,
+    reads::{ConversationView, ids_of},
 };
 
 /// How many marks go into one write.
@@ -78,7 +78,8 @@ impl Inner {
     }
 
     pub(crate) async fn mark_read(&self, mark: ReadMark) -> ChatResult<Mark> {
-        let mark = ReadMark { device: self.mark_device(mark.device.as_ref()), ..mark };
+        let seq = self.within_right(&mark.user, &mark.conversation, mark.seq).await?;
+        let mark = ReadMark { device: self.mark_device(mark.device.as_ref()), seq, ..mark };
         let user = mark.user.clone();
         let (answer, marked) = oneshot::channel();
         let queue = self.marks()?;
@@ -111,7 +112,11 @@ impl Inner {
         if change.nickname.as_ref().is_some_and(|nickname| nickname.len() > NICKNAME_BYTES) {
             return Err(Refusal::TooLarge { what: "nickname bytes", limit: NICKNAME_BYTES }.into());
         }
-        let version = self.parts.store.states.set(user, id, change).await?;
+        let mut change = change.clone();
+        if let Some(cleared) = change.cleared {
+            change.cleared = Some(self.within_right(user, id, cleared).await?);
+        }
+        let version = self.parts.store.states.set(user, id, &change).await?;
         let version = version.ok_or(Refusal::NotMember)?;
         self.signaller.state(user.clone(), version.clone()).await;
         Ok(version)
@@ -123,13 +128,23 @@ impl Inner {
         device: Option<&DeviceId>,
         since: Option<StateVersion>,
     ) -> ChatResult<StateView> {
-        let device = self.mark_device(device);
+        let own = self.mark_device(device);
         let State { version, changes } =
-            self.parts.store.states.state(user, &device, &since, self.config.page).await?;
+            self.parts.store.states.state(user, &own, &since, self.config.page).await?;
         let changes = match changes {
             StateChanges::All => None,
-            StateChanges::Since(list) => Some(self.views(list).await?),
+            StateChanges::Since(list) => Some(self.views(user, device, ids_of(&list)).await?),
         };
         Ok(StateView { version, changes })
+    }
+
+    /// A place, or the user's last one if that is before: whoever left is not to learn how the conversation goes on.
+    async fn within_right(&self, user: &UserId, id: &ConversationId, seq: Seq) -> ChatResult<Seq> {
+        let membership = self.membership(id, user).await?;
+        if let Some(unapplied) = membership.unapplied.filter(|unapplied| *unapplied < seq) {
+            return Err(Refusal::Behind { head: Mark { seq: unapplied, ..Mark::default() } }.into());
+        }
+        let left = membership.intervals.last().and_then(|last| last.left);
+        Ok(left.map_or(seq, |left| left.seq.min(seq)))
     }
 }

@@ -56,14 +56,11 @@ impl Inner {
         id: &ConversationId,
         range: HistoryRange,
     ) -> ChatResult<HistoryPage> {
+        // The head before the rights: who is removed after that is shown nothing that came after that.
+        let head = self.head(id, range.to.unwrap_or(range.from)).await?;
         let membership = self.membership(id, user).await?;
-        if let Some(unapplied) = membership.unapplied
-            && range.to.is_some_and(|to| to > unapplied)
-        {
-            // The rest follows within moments; a page that ends here would look like all there is.
-            return Err(Refusal::Behind { head: Mark { seq: unapplied, ..Mark::default() } }.into());
-        }
-        let mut spans = readable(&membership, range.from, range.to);
+        let to = reach(&membership, range, head)?;
+        let mut spans = readable(&membership, range.from, to);
         if range.direction == Direction::Backward {
             spans.reverse();
         }
@@ -81,32 +78,30 @@ impl Inner {
                 direction: range.direction,
                 max: max - page.records.len(),
             };
-            page.extend(self.span(query).await?, range.direction)?;
+            page.extend(self.parts.store.messages.history(&query).await?, range.direction)?;
         }
         Ok(page)
     }
 
-    /// A part of a timeline. Where the store has all that the log has, what lies above its head was lost with the log's tail:
-    /// nobody will ever bring it, and a reader who waited for it would wait for ever.
-    async fn span(&self, mut query: HistoryQuery) -> ChatResult<History> {
-        let messages = &self.parts.store.messages;
-        match messages.history(&query).await? {
-            History::Behind { .. } => {}
-            page => return Ok(page),
+    /// How far the store has a conversation, if somebody wants to see up to a place.
+    ///
+    /// Where the store has all that the log has, what lies above its head was lost with the log's tail: nobody will ever bring
+    /// it, and a reader who waited for it would wait for ever.
+    async fn head(&self, id: &ConversationId, wanted: Seq) -> ChatResult<Head> {
+        let mark = self.last_mark(id).await?;
+        if wanted <= mark.seq || self.log_is_store {
+            return Ok(Head { mark, is_all: true });
         }
-        let partition = Partition::of(&query.conversation, self.partitions);
+        let partition = Partition::of(id, self.partitions);
         let end = self.parts.log.log.ends().await?.get(usize::from(partition.0)).copied();
-        let stored = messages.checkpoint(partition).await?.map(|checkpoint| checkpoint.position);
-        match messages.history(&query).await? {
-            History::Behind { head } if self.log_is_store || stored >= end => {
-                query.to = Some(head.seq);
-                if head.seq < query.from {
-                    return Ok(History::Page { records: Vec::new(), more: false });
-                }
-                Ok(messages.history(&query).await?)
-            }
-            history => Ok(history),
-        }
+        let stored =
+            self.parts.store.messages.checkpoint(partition).await?.map(|checkpoint| checkpoint.position);
+        Ok(Head { mark: self.last_mark(id).await?, is_all: stored >= end })
+    }
+
+    async fn last_mark(&self, id: &ConversationId) -> ChatResult<Mark> {
+        let last = self.parts.store.messages.last(std::slice::from_ref(id)).await?;
+        Ok(last.into_iter().flatten().next().map(|record| record.mark()).unwrap_or_default())
     }
 
     pub(crate) async fn members(
@@ -131,10 +126,9 @@ impl Inner {
         max: usize,
     ) -> ChatResult<(Vec<ConversationView>, bool)> {
         let max = self.page(max);
-        let device = self.mark_device(device);
-        let list = self.parts.store.conversations.list(user, &device, &after, max).await?;
+        let list = self.parts.store.conversations.list(user, &self.mark_device(device), &after, max).await?;
         let more = list.len() == max;
-        Ok((self.views(list).await?, more))
+        Ok((self.views(user, device, ids_of(&list)).await?, more))
     }
 
     /// The user's view of one conversation.
@@ -144,20 +138,27 @@ impl Inner {
         device: Option<&DeviceId>,
         id: &ConversationId,
     ) -> ChatResult<ConversationView> {
-        let wanted = [(id.clone(), user.clone())];
-        let device = self.mark_device(device);
-        let found = self.parts.store.conversations.memberships(&wanted, &device).await?;
-        let membership = found.into_iter().flatten().collect();
-        self.views(membership).await?.pop().ok_or_else(|| Refusal::NotMember.into())
+        let views = self.views(user, device, vec![id.clone()]).await?.pop();
+        views.ok_or_else(|| Refusal::NotMember.into())
     }
 
-    /// Adds heads and last records to memberships.
-    pub(crate) async fn views(&self, list: Vec<Membership>) -> ChatResult<Vec<ConversationView>> {
-        let ids: Vec<_> = list.iter().map(|membership| membership.conversation.id.clone()).collect();
+    /// The user's views of conversations; those that are not the user's are left out.
+    ///
+    /// The heads before the memberships: a read mark that is newer than the head only means that nothing is unread, but one
+    /// that is older would show a message of the user's own as unread, and nothing would ever correct that.
+    pub(crate) async fn views(
+        &self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        ids: Vec<ConversationId>,
+    ) -> ChatResult<Vec<ConversationView>> {
         let heads = self.parts.store.messages.last(&ids).await?;
+        let wanted: Vec<_> = ids.into_iter().map(|id| (id, user.clone())).collect();
+        let list = self.parts.store.conversations.memberships(&wanted, &self.mark_device(device)).await?;
         let mut views = Vec::with_capacity(list.len());
         for (membership, newest) in list.into_iter().zip(heads) {
-            let last = match top(&membership) {
+            let Some(membership) = membership else { continue };
+            let last = match top(&membership, newest.as_deref()) {
                 None => newest,
                 Some((id, top)) => self.last_up_to(id, top).await?,
             };
@@ -179,10 +180,16 @@ impl Inner {
         let there = async {
             loop {
                 let moved = self.progress.turn();
-                match self.span(query.clone()).await? {
-                    History::Page { mut records, .. } => return Ok(records.pop()),
-                    History::Behind { .. } => moved.await,
+                let head = self.head(&query.conversation, top).await?;
+                if !head.is_all && head.mark.seq < top {
+                    moved.await;
+                    continue;
                 }
+                let query = HistoryQuery { to: Some(top.min(head.mark.seq)), ..query.clone() };
+                return match self.parts.store.messages.history(&query).await? {
+                    History::Page { mut records, .. } => Ok(records.pop()),
+                    History::Behind { head } => Err(Refusal::Behind { head }.into()),
+                };
             }
         };
         tokio::time::timeout(self.config.bootstrap_wait, there)
@@ -191,24 +198,58 @@ impl Inner {
     }
 }
 
-/// The record that ends what the user may see, where that is not the newest: the one that it left with, or a change of members
-/// that is not applied yet.
-fn top(membership: &Membership) -> Option<(ConversationId, Seq)> {
+/// How far the store has a conversation.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    mark: Mark,
+    /// Whether that is all there was when it was asked.
+    is_all: bool,
+}
+
+pub(crate) fn ids_of(list: &[Membership]) -> Vec<ConversationId> {
+    list.iter().map(|membership| membership.conversation.id.clone()).collect()
+}
+
+/// Where the user's right ends, for the time being: the record that it left with, or a change of members that is not applied
+/// yet.
+fn limit(membership: &Membership) -> Option<Seq> {
     let left = membership.intervals.last()?.left.map(|left| left.seq);
-    let seq = left.into_iter().chain(membership.unapplied).min()?;
+    left.into_iter().chain(membership.unapplied).min()
+}
+
+/// The record that ends what the user may see, where that is not the newest known: also one that it joined with just now.
+fn top(membership: &Membership, newest: Option<&Record>) -> Option<(ConversationId, Seq)> {
+    let is_newer = |joined: &Seq| newest.is_some_and(|newest| newest.seq < *joined);
+    let joined = membership.intervals.last().map(|last| last.joined.seq).filter(is_newer);
+    let seq = limit(membership).into_iter().chain(joined).min()?;
     Some((membership.conversation.id.clone(), seq))
 }
 
+/// How far a page may reach; an error where it would end before what was asked for although there is more.
+fn reach(membership: &Membership, range: HistoryRange, head: Head) -> ChatResult<Seq> {
+    if let Some(unapplied) = membership.unapplied
+        && range.to.is_some_and(|to| to > unapplied)
+    {
+        // The rest follows within moments; a page that ends here would look like all there is.
+        return Err(Refusal::Behind { head: Mark { seq: unapplied, ..Mark::default() } }.into());
+    }
+    let wanted = range.to.unwrap_or(range.from);
+    let wanted = limit(membership).map_or(wanted, |limit| limit.min(wanted));
+    if wanted > head.mark.seq && !head.is_all {
+        return Err(Refusal::Behind { head: head.mark }.into());
+    }
+    Ok(range.to.map_or(head.mark.seq, |to| to.min(head.mark.seq)))
+}
+
 /// The parts of a range that a user has a right to, in ascending order, without what it cleared away and without what lies
-/// above a change of members that is not applied yet. The last part of a present member is open upwards, so that a range above
-/// the head is told to be behind.
-fn readable(membership: &Membership, from: Seq, to: Option<Seq>) -> Vec<(Seq, Option<Seq>)> {
+/// above a change of members that is not applied yet.
+fn readable(membership: &Membership, from: Seq, to: Seq) -> Vec<(Seq, Option<Seq>)> {
     let from = from.max(Seq(membership.settings.cleared.seq.0 + 1));
     let part = |interval: &Interval| {
         let low = from.max(interval.joined.seq);
-        let ends = [interval.left.map(|left| left.seq), to, membership.unapplied];
-        let high = ends.into_iter().flatten().min();
-        high.is_none_or(|high| low <= high).then_some((low, high))
+        let ends = [interval.left.map(|left| left.seq), membership.unapplied];
+        let high = ends.into_iter().flatten().fold(to, Seq::min);
+        (low <= high).then_some((low, Some(high)))
     };
     membership.intervals.iter().filter_map(part).collect()
 }

@@ -56,10 +56,7 @@ impl Inner {
         ids: &[ConversationId],
     ) -> ChatResult<BootstrapPage> {
         let late = self.late_partitions(fresh.map_or(&[], |fresh| &fresh.ends)).await?;
-        let wanted: Vec<_> = ids.iter().map(|id| (id.clone(), user.clone())).collect();
-        let device = self.mark_device(device);
-        let found = self.parts.store.conversations.memberships(&wanted, &device).await?;
-        let conversations = self.views(found.into_iter().flatten().collect()).await?;
+        let conversations = self.views(user, device, ids.to_vec()).await?;
         Ok(self.without_late(conversations, &late, false))
     }
 

@@ -86,13 +86,14 @@ impl Inner {
         self: &Arc<Self>,
         message: NewMessage,
     ) -> ChatResult<impl Future<Output = ChatResult<Ack>> + Send + use<>> {
+        let epoch = self.numbering.current().epoch;
         let admitted = self.admit(&message).await?;
         let level = message.level;
         let conversation = message.conversation.clone();
         let this = self.clone();
         let step = match admitted {
             Admitted::Known(found) => Err(found),
-            Admitted::New(append) => Ok(self.commit()?.enqueue(append)?),
+            Admitted::New(append) => Ok(self.commit()?.enqueue(append, epoch)?),
         };
         Ok(async move {
             let committed = match step {
@@ -179,7 +180,7 @@ impl Inner {
     }
 
     /// An id that the log may have forgotten, after its window or with a lost tail, is looked up in the store.
-    async fn fresh_or_known(&self, append: Append) -> ChatResult<Admitted> {
+    pub(crate) async fn fresh_or_known(&self, append: Append) -> ChatResult<Admitted> {
         if self.log_is_store || (self.dedupe_window.is_none() && self.numbering.current().first) {
             return Ok(Admitted::New(append));
         }
@@ -231,7 +232,8 @@ impl Inner {
     }
 }
 
-enum Admitted {
+/// What became of a send before its append.
+pub(crate) enum Admitted {
     New(Append),
     Known(Found),
 }

@@ -1,6 +1,9 @@
 //! Signals: tells the nodes of those who have something new. Hints only; a failure is logged and forgotten.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use im_core::{
     ConversationId, Delivered, Delivery, Mark, NodeId, Notice, Record, Result, SessionRef, Signals,
@@ -36,17 +39,17 @@ impl Signaller {
         delivered: Vec<Delivered>,
         nodes: Vec<Vec<NodeId>>,
     ) -> Vec<(NodeId, Notice)> {
-        let records: Arc<[Arc<Record>]> = delivery.records.into_iter().map(|entry| entry.record).collect();
+        let all: Vec<Arc<Record>> = delivery.records.into_iter().map(|entry| entry.record).collect();
+        let mut carried = Carried::default();
         let mut by_node: BTreeMap<NodeId, Vec<UserSignal>> = BTreeMap::new();
         for ((recipient, delivered), nodes) in delivery.recipients.into_iter().zip(delivered).zip(nodes) {
             let Some((last, others)) = nodes.split_last() else { continue };
-            let bytes: usize =
-                recipient.records.iter().map(|index| records[*index as usize].content.len()).sum();
+            let bytes: usize = recipient.records.iter().map(|index| all[*index as usize].content.len()).sum();
             let inline = delivered.previous.is_some() && bytes <= self.inline_bytes;
             let signal = UserSignal {
                 user: recipient.user,
                 previous: delivered.previous,
-                records: if inline { recipient.records } else { Arc::default() },
+                records: if inline { carried.take(&recipient.records, &all) } else { Arc::default() },
                 cursors: delivered.cursors,
             };
             for node in others {
@@ -54,6 +57,7 @@ impl Signaller {
             }
             by_node.entry(last.clone()).or_default().push(signal);
         }
+        let records: Arc<[Arc<Record>]> = carried.records.into();
         let notice = |(node, users)| (node, Notice::Signals(Signals { records: records.clone(), users }));
         by_node.into_iter().map(notice).collect()
     }
@@ -121,6 +125,41 @@ impl Signaller {
             }));
         }
         Ok(nodes)
+    }
+}
+
+/// The records that go with a notice: only those that somebody is sent, since many notices may wait.
+#[derive(Default)]
+struct Carried {
+    records: Vec<Arc<Record>>,
+    /// Where the records of a batch stand among them.
+    places: HashMap<u32, u32>,
+    /// The last that was taken: the members of a group get the same one after the other.
+    last: Option<Taken>,
+}
+
+struct Taken {
+    wanted: Arc<[u32]>,
+    places: Arc<[u32]>,
+}
+
+impl Carried {
+    /// Takes records of the batch; where they stand now.
+    fn take(&mut self, wanted: &Arc<[u32]>, all: &[Arc<Record>]) -> Arc<[u32]> {
+        if let Some(last) = self.last.as_ref().filter(|last| last.wanted == *wanted) {
+            return last.places.clone();
+        }
+        let places: Arc<[u32]> = wanted.iter().map(|index| self.place(*index, all)).collect();
+        self.last = Some(Taken { wanted: wanted.clone(), places: places.clone() });
+        places
+    }
+
+    fn place(&mut self, index: u32, all: &[Arc<Record>]) -> u32 {
+        let records = &mut self.records;
+        *self.places.entry(index).or_insert_with(|| {
+            records.push(all[index as usize].clone());
+            records.len() as u32 - 1
+        })
     }
 }
 

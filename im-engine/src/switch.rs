@@ -1,17 +1,20 @@
 //! The switch of a group to read diffusion (读扩散).
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, ErrorKind, Outcome, Record, RecordKind, Result, UserId,
+    Append, ClientMsgId, ContentHash, ContentType, ErrorKind, MessageStore, Outcome, Record, RecordKind,
+    Result, UserId,
 };
 
-use crate::{commit::Commit, error::ChatError};
+use crate::{commit::Commit, epoch::Numbering, error::ChatError};
 
 /// Appends the mode record of a group that has grown to the threshold.
 #[derive(Debug)]
 pub(crate) struct Switch {
     pub(crate) threshold: usize,
+    pub(crate) messages: Arc<dyn MessageStore>,
+    pub(crate) numbering: Arc<Numbering>,
     /// Not owned: the committers end when the engine lets go of them.
     pub(crate) commit: Weak<Commit>,
 }
@@ -23,12 +26,14 @@ impl Switch {
         if record.kind != RecordKind::Members || members < self.threshold {
             return Ok(());
         }
+        let epoch = self.numbering.current().epoch;
+        let mode = mode_record(record)?;
+        // A replay may come when the log has long forgotten the key.
+        if self.messages.find(&[mode.key()]).await?.into_iter().flatten().next().is_some() {
+            return Ok(());
+        }
         let commit = self.commit.upgrade().ok_or_else(|| transient("shutting down"))?;
-        let committed = match commit.enqueue(mode_record(record)?) {
-            Ok(committed) => committed.await,
-            Err(refused) => Err(refused),
-        };
-        match committed {
+        match commit.enqueue_patiently(mode, epoch).await {
             Ok(_) => Ok(()),
             Err(ChatError::Failed(error)) => Err(error),
             Err(ChatError::Refused(refusal)) => Err(transient(&refusal.to_string())),

@@ -44,7 +44,7 @@ impl Worker {
         let lease = format!("{}/{}", self.projection.name(), self.partition.0);
         let mut pause = PAUSES.0;
         while !self.stop.is_cancelled() {
-            let rest = match self.turn(&lease).await {
+            let rest = match self.turn(&lease, &mut pause).await {
                 Ok(End::Stopping) => break,
                 Ok(End::LostLease) => {
                     pause = PAUSES.0;
@@ -94,7 +94,7 @@ impl Worker {
     }
 
     /// From a claim of the lease to its loss.
-    async fn turn(&self, lease: &str) -> Result<End> {
+    async fn turn(&self, lease: &str, pause: &mut Duration) -> Result<End> {
         let mut claimed = tokio::time::Instant::now();
         if !self.claim(lease).await? {
             return Ok(End::LostLease);
@@ -108,6 +108,7 @@ impl Worker {
                 }
             }
             run.step().await?;
+            *pause = PAUSES.0;
         }
         Ok(End::Stopping)
     }
@@ -151,12 +152,13 @@ impl<'a> Run<'a> {
     /// Loads the checkpoint; one that was made under other incarnations is taken up at its rewind.
     async fn start(worker: &'a Worker) -> Result<Self> {
         let (lineage, window) = worker.lineage().await?;
-        let position = match worker.projection.checkpoint(worker.partition).await? {
-            None => Position::START,
-            Some(checkpoint) if checkpoint.lineage == lineage => checkpoint.position,
-            Some(checkpoint) => checkpoint.rewind,
+        let (position, rewind) = match worker.projection.checkpoint(worker.partition).await? {
+            None => (Position::START, Position::START),
+            Some(checkpoint) if checkpoint.lineage == lineage => (checkpoint.position, checkpoint.rewind),
+            Some(checkpoint) => (checkpoint.rewind, checkpoint.rewind),
         };
-        let trail = Trail::new(window, position);
+        // Not the position: a part that is lost now may lack what was applied before this run.
+        let trail = Trail::new(window, rewind);
         let mut run =
             Self { worker, lineage, position, trail, held: None, checked: tokio::time::Instant::now() };
         run.hold().await?;
@@ -278,8 +280,8 @@ impl Trail {
     /// How finely a window is divided.
     const STEPS: u32 = 32;
 
-    fn new(window: Duration, position: Position) -> Self {
-        Self { window, steps: VecDeque::new(), rewind: position }
+    fn new(window: Duration, rewind: Position) -> Self {
+        Self { window, steps: VecDeque::new(), rewind }
     }
 
     /// Notes a position; the latest one that was noted at least a window ago.
