@@ -198,9 +198,26 @@ impl Session {
     /// # Errors
     /// [`Refusal::Closed`], or the inbox's failure. A cursor that cannot be served is [`Pull::Resync`], no error.
     pub async fn pull(&self, after: &Cursor, max: usize) -> ChatResult<Pull> {
+        self.pull_fitting(after, max, <[Entry]>::len).await
+    }
+
+    /// The same, and of those no more than fit: a transport says how many of the first, at least one. The client is taken to
+    /// stand on the last of them.
+    ///
+    /// # Errors
+    /// As for [`Session::pull`].
+    pub async fn pull_fitting(
+        &self,
+        after: &Cursor,
+        max: usize,
+        fitting: impl FnOnce(&[Entry]) -> usize,
+    ) -> ChatResult<Pull> {
         self.open()?;
-        let pull = self.inner.parts.inbox.pull(self.user(), after, self.inner.page(max)).await?;
-        if let Pull::Page { entries, .. } = &pull {
+        let mut pull = self.inner.parts.inbox.pull(self.user(), after, self.inner.page(max)).await?;
+        if let Pull::Page { entries, more } = &mut pull {
+            let fitting = fitting(entries).max(1);
+            *more |= fitting < entries.len();
+            entries.truncate(fitting);
             self.cell.stands_on(entries.last().map_or(after, |Entry { cursor, .. }| cursor));
         }
         Ok(pull)

@@ -32,6 +32,39 @@ async fn records(session: &Session, from: &im_core::Cursor) -> Vec<(u64, String)
     }
 }
 
+/// A transport sends of a page what fits: what is told next must follow that.
+#[tokio::test]
+async fn what_is_told_follows_what_was_pulled_and_not_what_the_page_had() {
+    let chat = engine().await;
+    let (alice, bob) = (connect(&chat, "alice", "a").await, connect(&chat, "bob", "b").await);
+    let single = alice.open_single(&user("bob")).await.unwrap().id;
+    let start = bob.fresh().await.unwrap().cursor;
+    for name in ["m1", "m2", "m3"] {
+        alice.send(text(&single, name, name)).await.unwrap();
+    }
+    let (mut after, mut got) = (start, 0);
+    while got < 2 {
+        let Pull::Page { entries, more } = bob.pull_fitting(&after, 100, |_| 1).await.unwrap() else {
+            panic!("resync")
+        };
+        assert!(entries.len() <= 1);
+        tokio::task::yield_now().await;
+        if let Some(entry) = entries.last() {
+            (after, got) = (entry.cursor.clone(), got + 1);
+            assert!(more || got == 3, "the page ends after {got} of 3");
+        }
+    }
+    while bob.try_event().is_some() {}
+    alice.send(text(&single, "m4", "m4")).await.unwrap();
+    loop {
+        match next(&bob).await {
+            Event::Entries(entries) => panic!("{entries:?} do not follow m2"),
+            Event::End(_) => break,
+            _ => {}
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_message_goes_from_one_session_to_the_other() {
     let chat = engine().await;

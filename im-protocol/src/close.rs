@@ -72,10 +72,10 @@ codes! {
         "The token is not valid."
         "Sign in again.";
     Protocol 4502 "protocol"
-        "The first frame was no `hello`, or could not be read."
+        "The first frame was no `hello`, or could not be read; or what came is no WebSocket."
         "It has a fault; mend it.";
     Flood 4503 "flood"
-        "Frames that cannot be read, or that are over the rate, did not end."
+        "Frames that cannot be read, that are over the rate, or that make no message did not end."
         "It has a fault; mend it.";
     SessionsFull 4504 "sessions_full"
         "The user has as many sessions as are allowed."

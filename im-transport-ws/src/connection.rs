@@ -52,6 +52,8 @@ pub(crate) struct Connection<'a, S> {
     serving: Option<BoxFuture<'static, Served>>,
     sends: Sends,
     bucket: Bucket,
+    /// The frames of a message that is not whole yet; paid with it.
+    frames: u32,
     alarm: Alarm,
     /// When the token ends.
     expires: Option<Instant>,
@@ -77,6 +79,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             serving: None,
             sends: Sends::default(),
             bucket: Bucket::new(shared.config.rate, Instant::now()),
+            frames: 0,
             alarm: Alarm::default(),
             expires: greeted.expires,
             leaves: None,
@@ -170,8 +173,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             if self.serving.is_some() || !self.takes_requests() {
                 return Ok(taken > 0);
             }
-            match self.wire.poll_read(cx) {
+            let read = self.wire.poll_read(cx);
+            self.frames += self.wire.take_frames();
+            match read {
                 Poll::Ready(incoming) => self.take(incoming?)?,
+                Poll::Pending if self.frames as f32 > 2.0 * self.shared.config.rate.burst => {
+                    return Err(End::Close(CloseCode::Flood));
+                }
                 Poll::Pending => return Ok(taken > 0),
             }
             self.served(cx)?;
@@ -185,7 +193,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     fn take(&mut self, incoming: Incoming) -> Result<(), End> {
-        let wait = self.pay(1.0)?;
+        let frames = std::mem::take(&mut self.frames);
+        let wait = self.pay(frames as f32)?;
         match incoming {
             Incoming::Control => {}
             Incoming::Text(text) if wait.is_some() => self.refuse(&text, wait.unwrap_or_default()),

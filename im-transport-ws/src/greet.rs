@@ -26,6 +26,8 @@ use crate::{
 
 /// How often a client whose token has expired may try another one on the same connection.
 const HELLOS: usize = 3;
+/// How many frames beside its text a client may send before each hello; pings must be answered, and it may not read the answers.
+const OTHERS: u32 = 16;
 
 /// A session that has begun.
 pub(crate) struct Greeted {
@@ -61,9 +63,14 @@ pub(crate) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// The next text message; what waits to be written is written meanwhile.
 async fn next_text<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Wire<S>) -> Result<Utf8Bytes, End> {
+    let mut frames = 0;
     poll_fn(|cx| {
         loop {
             let read = wire.poll_read(cx);
+            frames += wire.take_frames();
+            if frames > OTHERS + 1 {
+                return Poll::Ready(Err(End::Close(wire::CloseCode::Flood)));
+            }
             // After reading: a ping has left its pong to be written.
             if let Poll::Ready(Err(_)) = wire.poll_flush(cx) {
                 return Poll::Ready(Err(End::Gone));

@@ -17,6 +17,8 @@ use tungstenite::protocol::frame::FrameHeader;
 
 /// How many bytes one system call takes.
 const READ: usize = 8 << 10;
+/// How many frames are handed on without a pause: a message may be made of any number, which nobody else would see.
+const TURN: u32 = 64;
 
 /// Bytes that were read and not handed on yet.
 #[derive(Debug)]
@@ -24,12 +26,31 @@ pub(crate) struct Intake {
     bytes: BytesMut,
     /// How many of the present frame, header included, are still to be handed on.
     frame: u64,
+    /// How many frames have begun since the last time that somebody asked.
+    frames: u32,
+    /// How many have begun in this turn.
+    turn: u32,
 }
 
 impl Intake {
     /// Begins with what was read already.
     pub(crate) fn new(read: &Bytes) -> Self {
-        Self { bytes: BytesMut::from(&read[..]), frame: 0 }
+        Self { bytes: BytesMut::from(&read[..]), frame: 0, frames: 0, turn: 0 }
+    }
+
+    /// How many frames have begun since the last call.
+    pub(crate) fn take_frames(&mut self) -> u32 {
+        std::mem::take(&mut self.frames)
+    }
+
+    /// From here on frames are handed on until the turn is over.
+    pub(crate) fn begin_turn(&mut self) {
+        self.turn = 0;
+    }
+
+    /// Whether so many frames were handed on that it is somebody else's turn.
+    pub(crate) fn has_had_its_turn(&self) -> bool {
+        self.frame == 0 && self.turn >= TURN
     }
 
     /// Hands on bytes of the present frame, or of the next one once its header is there; none: the stream has ended.
@@ -65,6 +86,9 @@ impl Intake {
                 // Whoever reads the frame will find the same fault.
                 Err(_) => self.bytes.len() as u64,
             };
+            let begins = u32::from(self.frame > 0);
+            self.frames = self.frames.saturating_add(begins);
+            self.turn += begins;
         }
         self.frame > 0
     }

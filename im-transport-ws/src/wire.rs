@@ -73,6 +73,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self { io, intake: Intake::new(&read), context: context(limit), out: Outgoing::default() }
     }
 
+    /// How many frames have come since the last call: a message may be made of many.
+    pub(crate) fn take_frames(&mut self) -> u32 {
+        self.intake.take_frames()
+    }
+
     /// Another limit of messages, in bytes.
     pub(crate) fn limit(&mut self, limit: usize) {
         self.context.set_config(|config| {
@@ -89,6 +94,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The next thing that comes. After an error nothing does.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Broken>> {
+        self.intake.begin_turn();
         let mut stream = Blocking { io: &mut self.io, intake: &mut self.intake, cx, out: &mut self.out };
         let read = self.context.read(&mut stream);
         if let Ok(Message::Close(_)) = read {
@@ -161,6 +167,10 @@ struct Blocking<'a, 'b, S> {
 
 impl<S: AsyncRead + Unpin> Read for Blocking<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.intake.has_had_its_turn() {
+            self.cx.waker().wake_by_ref();
+            return Err(ErrorKind::WouldBlock.into());
+        }
         match self.intake.poll_read(Pin::new(self.io), self.cx, buffer) {
             Poll::Ready(read) => read,
             Poll::Pending => Err(ErrorKind::WouldBlock.into()),

@@ -1,11 +1,19 @@
 //! Signing in without a password, for development: a name in, a token out.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State},
-    http::{HeaderMap, StatusCode, header::HOST, uri::Authority},
+    http::{
+        HeaderMap, StatusCode, Uri,
+        header::{HOST, ORIGIN},
+        uri::Authority,
+    },
     routing::post,
 };
 use im_engine::{Clock, SystemClock, Timestamp, UserId};
@@ -107,15 +115,27 @@ async fn login(
     login.grant(&headers, request.user).map(Json)
 }
 
-/// A page of elsewhere whose name was made to mean this machine (DNS rebinding), and a proxy that serves others, send another
-/// host.
+/// What a proxy adds to a request that it passes on.
+const FORWARDED: [&str; 6] =
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"];
+
+/// A page of elsewhere whose name was made to mean this machine (DNS rebinding) sends another host. So does a proxy that serves
+/// others, or it tells of them, or their browser names the page's origin. One that does none of that for a client that is no
+/// browser cannot be told from a local request: behind a proxy the development login must be off.
 fn names_this_machine(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    host.is_some_and(|host| {
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        name.eq_ignore_ascii_case("localhost")
-            || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-    })
+    let origin = headers.get(ORIGIN).map(|origin| {
+        let origin = Uri::try_from(origin.as_bytes()).ok()?;
+        origin.authority().map(is_this_machine)
+    });
+    host.is_some_and(|host| is_this_machine(&host))
+        && origin.is_none_or(|is_local| is_local == Some(true))
+        && !FORWARDED.iter().any(|name| headers.contains_key(*name))
+}
+
+fn is_this_machine(host: &Authority) -> bool {
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 impl std::fmt::Debug for Signer {

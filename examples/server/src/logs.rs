@@ -2,7 +2,11 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{Directive, LevelFilter},
+    util::SubscriberInitExt,
+};
 
 use crate::{Config, StartError};
 
@@ -22,7 +26,9 @@ pub enum LogFormat {
 /// [`StartError::Setting`] when the filter cannot be understood.
 pub fn write_logs(config: &Config) -> Result<(), StartError> {
     let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| StartError::Setting { name: "log", why: error.to_string() })?;
+        .map_err(|error| StartError::Setting { name: "log", why: error.to_string() })?
+        // Below this it writes whole frames: tokens and messages.
+        .add_directive(Directive::from(LevelFilter::INFO).with_target("tungstenite"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -112,6 +112,20 @@ async fn the_development_login_takes_only_what_a_page_of_its_own_sends() {
         let (status, answer) = login(&host, &[JSON, &format!("host: {foreign}")], alice).await;
         assert!(status == 403 || status == 400, "{foreign}: {answer}");
     }
+    // What a proxy passes on names this machine as its host, unless it is told not to.
+    for passed_on in [
+        "x-forwarded-for: 203.0.113.9",
+        "forwarded: for=203.0.113.9",
+        "x-real-ip: 203.0.113.9",
+        "via: 1.1 proxy",
+        "origin: https://chat.example.com",
+        "origin: null",
+    ] {
+        let (status, answer) = login(&host, &[JSON, "host: 127.0.0.1:8080", passed_on], alice).await;
+        assert_eq!(status, 403, "{passed_on}: {answer}");
+    }
+    let own = &[JSON, "host: localhost:8080", "origin: http://localhost:8080"];
+    assert_eq!(login(&host, own, alice).await.0, 200, "a page of its own");
     assert_eq!(login(&host, &["content-type: text/plain"], alice).await.0, 415, "a form of another site");
     assert_eq!(login(&host, &[JSON], r#"{"user":""}"#).await.0, 422);
     assert_eq!(login(&host, &[JSON], r#"{"user":"#).await.0, 400);

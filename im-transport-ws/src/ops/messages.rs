@@ -1,6 +1,6 @@
 //! send, ack, pull, history.
 
-use im_engine::{Ack, AckLevel, ChatResult, Direction, Draft, HistoryPage, HistoryRange, Pull, Seq};
+use im_engine::{Ack, AckLevel, ChatResult, Direction, Draft, Entry, HistoryPage, HistoryRange, Pull, Seq};
 use im_protocol::{EntryView, Int, Level, RecordView, frame, ok, op};
 
 use super::{Asker, Refused, Served, cursor, error_frame, id, record_bytes, wanted};
@@ -56,13 +56,12 @@ pub(super) fn ack(asker: &Asker, re: Option<Int>, asked: op::Ack<'_>) -> Result<
 pub(super) async fn pull(asker: &Asker, re: Int, asked: op::Pull<'_>) -> Result<String, Refused> {
     let resync = ok::Pull::<RecordView<'_>> { entries: Vec::new(), more: false, resync: true };
     let Some(after) = cursor(&asked.after) else { return Ok(frame::answer(re, &resync)) };
-    let mut page = asker.session.pull(&after, wanted(asked.max)).await?;
-    if let Pull::Page { entries, .. } = &page
-        && let Some(fitting) = asker.fitting(entries.iter().map(|entry| record_bytes(&entry.record)))
-    {
-        // The engine takes it that the client stands on the last entry of a page: it must be the last one that is sent.
-        page = asker.session.pull(&after, fitting).await?;
-    }
+    // The engine takes it that the client stands on the last entry of a page: it must be the last one that is sent.
+    let fitting = |entries: &[Entry]| {
+        let sizes = entries.iter().map(|entry| record_bytes(&entry.record));
+        asker.fitting(sizes).unwrap_or(entries.len())
+    };
+    let page = asker.session.pull_fitting(&after, wanted(asked.max), fitting).await?;
     let Pull::Page { entries, more } = &page else { return Ok(frame::answer(re, &resync)) };
     let entries = entries
         .iter()

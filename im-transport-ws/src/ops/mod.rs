@@ -147,5 +147,28 @@ impl Asker {
 fn record_bytes(record: &im_engine::Record) -> usize {
     /// Names, numbers, ids.
     const OVERHEAD: usize = 256;
-    record.content.len() + OVERHEAD
+    escaped_bytes(&record.content) + OVERHEAD
+}
+
+/// How long a text is in JSON, without its quotation marks.
+fn escaped_bytes(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_as_long_as_it_gets_in_a_frame() {
+        for text in ["", "plain", "\"\\/", "\u{0}\u{1f}\u{7f}\n\r\t\u{8}\u{c}", "你好 \u{2028}🙂"] {
+            let frame = serde_json::to_string(text).unwrap();
+            assert_eq!(escaped_bytes(text) + 2, frame.len(), "{frame}");
+        }
+    }
 }

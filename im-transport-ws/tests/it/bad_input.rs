@@ -228,6 +228,44 @@ async fn a_flood_ends_the_connection_and_nobody_elses() {
     lives(&mut bob).await;
 }
 
+/// Fragments of a message that never becomes whole.
+#[tokio::test]
+async fn a_flood_of_fragments_is_one_too() {
+    let server = Server::start().await;
+    let mut client = server.client("alice").await;
+    let tcp = client.ws.get_mut();
+    within(tcp.write_all(b"\x01\x80\0\0\0\0")).await.unwrap();
+    within(tcp.write_all(&b"\x00\x80\0\0\0\0".repeat(1000))).await.unwrap();
+    assert_eq!(client.closed().await, (4503, "flood".into()));
+}
+
+#[tokio::test]
+async fn a_message_in_a_few_fragments_is_a_message() {
+    let server = Server::start().await;
+    let mut client = server.client("alice").await;
+    let tcp = client.ws.get_mut();
+    let parts: [&[u8]; 3] =
+        [b"\x01\x87\0\0\0\0{\"id\":9", b"\x00\x86\0\0\0\0,\"op\":", b"\x80\x87\0\0\0\0\"ping\"}"];
+    for part in parts {
+        within(tcp.write_all(part)).await.unwrap();
+    }
+    assert_eq!(client.answer().await["re"], 9);
+}
+
+/// Each ping is answered, and one who does not read the answers would have them kept.
+#[tokio::test]
+async fn pings_before_hello_are_few() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let tcp = client.ws.get_mut();
+    let pings = b"\x89\x81\0\0\0\0x".repeat(1000);
+    within(tcp.write_all(&pings)).await.unwrap();
+    let mut rest = Vec::new();
+    within(tcp.read_to_end(&mut rest)).await.unwrap();
+    let close = rest.windows(4).position(|bytes| bytes == [0x88, 2 + 5, 0x11, 0x97]);
+    assert!(close.is_some_and(|place| place <= 20 * 3), "{} bytes before the close frame 4503", rest.len());
+}
+
 #[tokio::test]
 async fn what_is_no_websocket_frame_ends_the_connection() {
     let server = Server::start().await;
