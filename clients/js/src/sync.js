@@ -79,8 +79,6 @@ export class Sync {
 
   /** A session began. */
   begin(/** @type {any} */ { resync, end, state, heads }) {
-    this.#held = [];
-    this.#gap = false;
     this.#bootstrap ||= resync || this.#store.cursor === null;
     this.#ended(end ?? null);
     this.#versioned(state);
@@ -93,6 +91,10 @@ export class Sync {
   /** It ended. */
   halt() {
     this.#runner.halt();
+    // Not when the next one begins: a signal may stand right behind the answer to hello, and is here before anybody could act on
+    // that answer.
+    this.#held = [];
+    this.#gap = false;
     this.#options.env.clearTimeout(this.#ackTimer);
     this.#ackTimer = null;
   }

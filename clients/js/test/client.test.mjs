@@ -438,3 +438,25 @@ test("a state that is known is not asked for again", async () => {
   await clock.advance(200_000);
   assert.equal(asked(server, "alice", "state").length, 1);
 });
+
+test("a signal right behind the answer to hello is not lost", async () => {
+  const { clock, server, enter } = await world();
+  const storage = memoryStorage();
+  for (const id of ["g", "h"]) server.group(id, ["bob", "alice"]);
+  const first = await enter("alice", { storage });
+  await first.chat.stop();
+  server.intercept = (op, body, session) => {
+    if (op !== "hello") return undefined;
+    const frames = [{ re: 1, ...session.serve(op, body) }];
+    session.event = (frame) => frames.push(frame);
+    server.append("g", { from: "bob", content: "right behind" });
+    delete session.event;
+    // Both came with one read, as with `ws` of Node: no promise has its turn in between.
+    session.queue("out", () => frames.forEach((frame) => session.socket.onmessage({ data: JSON.stringify(frame) })));
+    return "ignore";
+  };
+  const second = await enter("alice", { storage });
+  server.append("h", { from: "bob", content: "later" });
+  await clock.advance(300_000);
+  assert.deepEqual([second.said("g"), second.said("h")], [["right behind"], ["later"]]);
+});
