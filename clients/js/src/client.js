@@ -165,6 +165,7 @@ export class ChatClient {
   async #load() {
     await this.#store.load();
     await this.#outbox.load();
+    this.#outbox.reviewAll();
     this.#count();
   }
 
