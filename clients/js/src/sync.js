@@ -13,7 +13,7 @@
 import { backoff } from "./backoff.js";
 import * as model from "./conversation.js";
 import { wait } from "./env.js";
-import { ChatError, closed } from "./error.js";
+import { ChatError, closed, disconnected } from "./error.js";
 import { Runner } from "./runner.js";
 import { follow, page } from "./timeline.js";
 import { op } from "./wire.js";
@@ -50,6 +50,8 @@ export class Sync {
   #fetches = [];
   /** @type {any} */
   #ackTimer = null;
+  /** Counts sessions. */
+  #turn = 0;
 
   /**
    * @param {{
@@ -90,6 +92,7 @@ export class Sync {
 
   /** It ended. */
   halt() {
+    this.#turn += 1;
     this.#runner.halt();
     // Not when the next one begins: a signal may stand right behind the answer to hello, and is here before anybody could act on
     // that answer.
@@ -349,8 +352,14 @@ export class Sync {
     this.#options.on.remove(conversation);
   }
 
-  /** Goes through all conversations; the first answer. */
+  /**
+   * Goes through all conversations; the first answer.
+   *
+   * Over one connection: only the session that was asked first knows how far the store has to be. Another one would answer with
+   * what the store happens to have.
+   */
   async #listAll(/** @type {import("./wire.js").Op} */ first, /** @type {(view: WireConversation) => void} */ each) {
+    const turn = this.#turn;
     const begin = await this.#ask(first);
     /** @type {string[]} */
     const behind = [];
@@ -361,6 +370,7 @@ export class Sync {
     }
     for (let delay = BEHIND_AGAIN; behind.length > 0; delay = Math.min(2 * delay, BEHIND_MOST)) {
       await wait(this.#options.env, delay);
+      if (turn !== this.#turn) throw disconnected("conversations");
       const answer = await this.#ask(op.conversations({ ids: behind.splice(0, PAGE) }));
       answer.conversations.forEach(each);
       behind.push(...(answer.behind ?? []));

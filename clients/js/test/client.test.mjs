@@ -291,6 +291,32 @@ test("conversations that the store has not reached are asked for again before th
   assert.deepEqual(alice.chat.conversations().map(({ id }) => id).sort(), ["a", "b"]);
 });
 
+test("a bootstrap that waits for the store does not go on over another connection", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const stale = server.view(server.user("alice"), "g");
+  server.append("g", { from: "bob", content: "acked before the bootstrap" });
+  let [behind, began] = [true, null];
+  server.intercept = (op, body, session) => {
+    if (op !== "conversations" || !behind) return undefined;
+    if (body.fresh) began = session;
+    // Only the session that began the bootstrap compares the store with the log; another one serves what there is.
+    if (session !== began) return { ok: { conversations: [stale] } };
+    return { ok: { ...session.serve(op, body).ok, conversations: [], behind: ["g"] } };
+  };
+  const alice = await enter("alice");
+  await clock.advance(1_600);
+  server.sessions[0].ended(1006);
+  await clock.advance(1_000);
+  const next = server.sessions[0];
+  assert.equal(alice.chat.status.state, "online");
+  await clock.advance(5_000);
+  assert.equal(began, next, "it began anew");
+  behind = false;
+  await clock.advance(10_000);
+  assert.deepEqual([alice.chat.synced, alice.chat.conversation("g").mark.seq], [true, 2]);
+});
+
 test("a client that was closed goes on from what it kept", async () => {
   const { clock, server, enter } = await world();
   const storage = memoryStorage();
