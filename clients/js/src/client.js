@@ -115,7 +115,8 @@ export class ChatClient {
         remove: (conversation) => this.#removed(conversation),
         record: (record) => this.#record(record),
         discard: (conversation, above, below) => this.#emit("discard", { conversation, above, below }),
-        reset: (conversation) => this.#reset(conversation),
+        booted: (conversation) => this.#outbox.review(conversation),
+        reset: (conversation) => this.#emit("reset", { conversation }),
         quiet: () => this.#quiet(),
         failed,
       },
@@ -408,11 +409,6 @@ export class ChatClient {
     const own = record.from === this.user;
     if (own) this.#outbox.taken(record);
     this.#emit("message", { conversation: record.conversation, record, own });
-  }
-
-  #reset(/** @type {string} */ conversation) {
-    this.#outbox.review(conversation);
-    this.#emit("reset", { conversation });
   }
 
   /** A message that raced the sender's leaving stands where the sender sees nothing. */

@@ -65,11 +65,13 @@ export class Sync {
    *     remove: (conversation: Conversation) => void,
    *     record: (record: WireRecord) => void,
    *     discard: (conversation: string, above: number, below: number) => void,
+   *     booted: (conversation: string) => void,
    *     reset: (conversation: string) => void,
    *     quiet: () => void,
    *     failed: (error: unknown) => void,
    *   },
-   * }} options `reset`: records between what was taken and the mark were passed over; `quiet`: nothing is left to be fetched
+   * }} options `booted`: a bootstrap came by, the mark may have moved without a record; `reset`: records between what was taken and
+   *   the mark were passed over; `quiet`: nothing is left to be fetched
    */
   constructor(options) {
     this.#options = options;
@@ -342,9 +344,11 @@ export class Sync {
 
   #boot(/** @type {WireConversation} */ view) {
     const known = this.#store.get(view.id);
-    if (known?.mark && known.mark.seq >= view.head.seq) return this.update(model.merged(known, view));
-    this.update(model.booted(view, known));
-    if (known?.mark) this.#options.on.reset(view.id);
+    const current = known?.mark && known.mark.seq >= view.head.seq;
+    this.update(current ? model.merged(known, view) : model.booted(view, known));
+    this.#options.on.booted(view.id);
+    // Also where no record was taken yet: it may be shown all the same, as one that is empty.
+    if (known && !current) this.#options.on.reset(view.id);
   }
 
   #remove(/** @type {Conversation} */ conversation) {

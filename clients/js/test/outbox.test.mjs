@@ -242,6 +242,19 @@ test("a message that landed where its sender sees nothing does not stay on its w
   assert.deepEqual(chat.outgoing("g"), []);
 });
 
+test("a message whose record a bootstrap passed over does not stay on its way, be it the first of its conversation", async () => {
+  const { clock, server, chat } = await world();
+  const { id } = await chat.openSingle("bob");
+  server.signals = () => false;
+  for (const conversation of [id, "g"]) await chat.send(conversation, "hi");
+  assert.deepEqual([...chat.outgoing(id), ...chat.outgoing("g")].map(({ state }) => state), ["sent", "sent"]);
+  server.kill();
+  server.user("alice").trimmed = server.user("alice").inbox.length;
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual([...chat.outgoing(id), ...chat.outgoing("g")], []);
+});
+
 test("a message whose record was taken by an earlier run is done with its ack", async () => {
   const storage = memoryStorage();
   const { clock, server, chat, enter, stored } = await world({ storage });

@@ -78,6 +78,19 @@ test("after a reset it begins anew, without a gap, also when the connection fail
   assert.deepEqual(texts(), numbers(41, 91));
 });
 
+test("after a bootstrap an empty one shows what came meanwhile", async () => {
+  const { clock, server, chat } = await world(1);
+  const { id } = await chat.openSingle("bob");
+  const window = chat.window(id, () => {});
+  await window.open();
+  server.kill();
+  for (const content of ["hi", "are you there?"]) server.append(id, { from: "bob", content });
+  server.user("alice").trimmed = server.user("alice").inbox.length;
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual(window.records.map(({ content }) => content), ["hi", "are you there?"]);
+});
+
 test("what a server lost is taken out", async () => {
   const { clock, server, window, texts } = await world(5);
   await window.open();
