@@ -66,7 +66,8 @@ export class ChatClient {
    *   openSocket?: (url: string, protocols: string[]) => import("./link.js").Socket,
    *   env?: import("./env.js").Env,
    * }} options
-   *   `url`: `wss://…`. `token`: a function is asked at every connection; with `true` where the last token had run out.
+   *   `url`: `wss://…`. `token`: a function is asked at every connection; with `true` where the last token had run out. One of
+   *   another user than `user` ends the client: `unauthorized`.
    *   `device`: made once per installation and kept; two clients with one device push each other out.
    *   `storage`: what is kept there outlives the client; by default nothing is.
    */
@@ -80,6 +81,7 @@ export class ChatClient {
     const store = new Store(storage, prefix, env, failed);
     const connection = new Connection({
       url,
+      user,
       openSocket,
       env,
       hello: (again) => this.#hello(again),
