@@ -54,6 +54,8 @@ export class ChatClient {
   #unread = { total: 0, undisturbed: 0 };
   /** @type {Promise<void> | null} */
   #loaded = null;
+  /** Counts endings: a start that began before one is void. */
+  #endings = 0;
 
   /**
    * @param {{
@@ -160,12 +162,18 @@ export class ChatClient {
 
   /** Reads what was kept, then connects; resolves when what was kept can be shown. */
   async start() {
-    this.#loaded ??= this.#load();
-    await this.#loaded;
-    this.#connection.start();
+    const endings = this.#endings;
+    await this.#load();
+    if (endings === this.#endings) this.#connection.start();
   }
 
-  async #load() {
+  /** Once. */
+  #load() {
+    this.#loaded ??= this.#read();
+    return this.#loaded;
+  }
+
+  async #read() {
     await this.#store.load();
     await this.#outbox.load();
     this.#outbox.reviewAll();
@@ -174,16 +182,23 @@ export class ChatClient {
 
   /** Ends the connection; resolves when everything is kept. `start` goes on from there. */
   async stop() {
-    this.#connection.stop();
+    this.#end();
     await this.flush();
   }
 
   /** Signs out: ends the connection and forgets everything that was kept. */
   async forget() {
-    this.#connection.stop();
+    this.#end();
+    // What is not known of cannot be taken out of the storage; what is still being read would be back afterwards.
+    await this.#load();
     await this.#outbox.clear();
     await this.#store.clear();
     this.#count();
+  }
+
+  #end() {
+    this.#endings += 1;
+    this.#connection.stop();
   }
 
   /** Keeps what was not kept yet, as before a page is closed. */

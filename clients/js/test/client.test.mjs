@@ -333,6 +333,56 @@ test("a client that was closed goes on from what it kept", async () => {
   assert.deepEqual(asked(server, "alice", "conversations"), [], "no bootstrap");
 });
 
+/** A storage that takes its time, and what is in it. */
+function slowStorage(clock) {
+  const kept = new Map();
+  const late = (run) => new Promise((done) => clock.setTimeout(() => done(run()), 20));
+  const storage = {
+    getItem: (key) => late(() => kept.get(key) ?? null),
+    setItem: (key, value) => late(() => void kept.set(key, value)),
+    removeItem: (key) => late(() => void kept.delete(key)),
+  };
+  return { kept, storage };
+}
+
+test("a client that is stopped while it starts stays away until it is started again", async () => {
+  const { clock, server } = await world();
+  const { chat } = client(server, clock, "alice", { storage: slowStorage(clock).storage });
+  const started = chat.start();
+  const stopped = chat.stop();
+  await clock.advance(60_000);
+  await Promise.all([started, stopped]);
+  assert.equal(chat.status.state, "closed");
+  chat.start();
+  chat.stop();
+  chat.start();
+  await clock.advance(1_000);
+  assert.equal(chat.status.state, "online");
+});
+
+test("signing out while the client starts, or before, leaves nothing behind", async () => {
+  for (const starts of [true, false]) {
+    const { clock, server, enter } = await world();
+    const { kept, storage } = slowStorage(clock);
+    server.group("g", ["bob", "alice"]);
+    const first = enter("alice", { storage });
+    await clock.advance(1_000);
+    server.kill();
+    await clock.advance(0);
+    const { chat } = await first;
+    chat.send("g", "never sent");
+    chat.stop();
+    await clock.advance(1_000);
+    assert.ok(kept.size >= 4, [...kept.keys()].join(" "));
+    server.up = true;
+    const second = client(server, clock, "alice", { storage });
+    if (starts) second.chat.start();
+    second.chat.forget();
+    await clock.advance(60_000);
+    assert.deepEqual([second.chat.status.state, second.chat.conversations(), [...kept.keys()]], ["closed", [], []]);
+  }
+});
+
 test("signing out leaves nothing behind", async () => {
   const { clock, server, enter } = await world();
   const kept = new Map();
