@@ -113,6 +113,21 @@ test("it is bounded while one is at its end, and what went comes back", async ()
   assert.deepEqual(texts(), numbers(first - 50, 2001));
 });
 
+test("what is far above stays as long as the page above it is on its way", async () => {
+  const { clock, server, window, texts } = await world(2_500);
+  await window.open();
+  while (window.records.length < 2_000) await window.older();
+  server.latency = () => 100;
+  const older = window.older();
+  server.append("g", { from: "bob", content: "2501" });
+  await clock.advance(1_000);
+  await older;
+  assert.deepEqual(texts(), numbers(451, 2_501));
+  server.append("g", { from: "bob", content: "2502" });
+  await clock.advance(1_000);
+  assert.deepEqual(texts(), numbers(1_503, 2_502));
+});
+
 test("one that was closed hears nothing more", async () => {
   const { clock, server, window, texts, changes } = await world(1);
   await window.open();
