@@ -206,7 +206,7 @@ export class Sync {
       // What the server says from now on follows this answer; what was given up before it set `#pull` again.
       this.#gap = false;
       await this.#entries(entries);
-      this.#pull ||= more;
+      if (more) this.#pullOn();
     } catch (error) {
       // The server may think that its answer has come, and go on from there.
       this.#giveUp();
@@ -218,6 +218,11 @@ export class Sync {
   #giveUp() {
     this.#held = [];
     this.#gap = true;
+    this.#pullOn();
+  }
+
+  /** Whatever end is told of: one that was told again may well be where the client stands by now, and is not the last. */
+  #pullOn() {
     this.#pull = true;
     this.#pullTo = null;
   }

@@ -462,6 +462,28 @@ test("after a pull whose answer never came, signals with entries are not taken f
   assert.deepEqual([alice.said("g"), alice.said("h")], [["1"], ["2"]]);
 });
 
+test("a page that is not the last is followed by the next one, also when its end was told meanwhile", async () => {
+  const { clock, server, enter } = await world({ page: 5 });
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  const expected = Array.from({ length: 12 }, (_, index) => `${index}`);
+  server.signals = () => false;
+  for (const content of expected) server.append("g", { from: "bob", content });
+  const [session] = server.sessionsOf("alice");
+  let again = true;
+  server.intercept = (op, body) => {
+    if (op !== "pull" || !again) return undefined;
+    again = false;
+    const answer = session.serve(op, body);
+    // An older signal again, because nothing was acked: its end is the page's.
+    session.event({ ev: "signal", end: answer.ok.entries[4].cursor });
+    return answer;
+  };
+  session.event({ ev: "signal", end: server.end(server.user("alice")) });
+  await clock.advance(1_000);
+  assert.deepEqual(alice.said("g"), expected);
+});
+
 test("signals with entries that were too many to wait are pulled", async () => {
   const { clock, server, enter } = await world({ page: 50 });
   for (const id of ["g", "h"]) server.group(id, ["bob", "alice"]);
