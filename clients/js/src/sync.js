@@ -18,7 +18,7 @@ import { Runner } from "./runner.js";
 import { follow, page } from "./timeline.js";
 import { op } from "./wire.js";
 
-/** Entries, records, conversations per page: the most that a server gives by default. */
+/** Entries, records, conversations per page, unless the server's pages are shorter. */
 const PAGE = 200;
 /** Signals with entries that may wait here; beyond, they are pulled. */
 const HELD = 64;
@@ -50,6 +50,8 @@ export class Sync {
   #fetches = [];
   /** @type {any} */
   #ackTimer = null;
+  /** What fits into a page. */
+  #page = PAGE;
   /** Counts sessions. */
   #turn = 0;
 
@@ -82,7 +84,9 @@ export class Sync {
   }
 
   /** A session began. */
-  begin(/** @type {any} */ { resync, end, state, heads }) {
+  begin(/** @type {any} */ { resync, end, state, heads, limits }) {
+    // A list of ids that is longer is refused.
+    this.#page = Math.min(PAGE, limits?.page ?? PAGE);
     this.#bootstrap ||= resync || this.#store.cursor === null;
     this.#ended(end ?? null);
     this.#versioned(state);
@@ -199,7 +203,7 @@ export class Sync {
     if (!this.#gap && this.#pullTo === cursor) return;
     this.#pullTo = null;
     try {
-      const { entries, more, resync } = await this.#ask(op.pull({ after: cursor, max: PAGE }));
+      const { entries, more, resync } = await this.#ask(op.pull({ after: cursor, max: this.#page }));
       if (resync) return void (this.#bootstrap = true);
       this.#booted = false;
       this.#bootWaits.reset();
@@ -248,7 +252,7 @@ export class Sync {
     this.#state = false;
     try {
       const { version, changes, all } = await this.#ask(op.state({ since: this.#store.state ?? undefined }));
-      if (all) await this.#listAll(op.conversations({ max: PAGE }), (view) => this.#adopt(view));
+      if (all) await this.#listAll(op.conversations({ max: this.#page }), (view) => this.#adopt(view));
       else for (const view of changes) this.#adopt(view);
       this.#store.state = version;
     } catch (error) {
@@ -321,7 +325,7 @@ export class Sync {
 
   #history(/** @type {string} */ conversation) {
     return (/** @type {number} */ from, /** @type {number} */ to) =>
-      this.#ask(op.history({ conversation, from, to, max: PAGE }));
+      this.#ask(op.history({ conversation, from, to, max: this.#page }));
   }
 
   /** The bootstrap: begins with a cursor and a state version, then everything that is there is at least as new. */
@@ -337,7 +341,7 @@ export class Sync {
       listed.add(view.id);
       this.#boot(view);
     };
-    const { cursor, state } = await this.#listAll(op.conversations({ fresh: true, max: PAGE }), boot);
+    const { cursor, state } = await this.#listAll(op.conversations({ fresh: true, max: this.#page }), boot);
     for (const gone of this.#store.list().filter(({ id }) => !listed.has(id))) this.#remove(gone);
     this.#store.cursor = cursor;
     this.#store.state = state;
@@ -372,7 +376,7 @@ export class Sync {
     const begin = await this.#ask(first);
     /** @type {string[]} */
     const behind = [];
-    for (let answer = begin; ; answer = await this.#ask(op.conversations({ after: answer.next, max: PAGE }))) {
+    for (let answer = begin; ; answer = await this.#ask(op.conversations({ after: answer.next, max: this.#page }))) {
       answer.conversations.forEach(each);
       behind.push(...(answer.behind ?? []));
       if (answer.next === undefined) break;
@@ -380,7 +384,7 @@ export class Sync {
     for (let delay = BEHIND_AGAIN; behind.length > 0; delay = Math.min(2 * delay, BEHIND_MOST)) {
       await wait(this.#options.env, delay);
       if (turn !== this.#turn) throw disconnected("conversations");
-      const answer = await this.#ask(op.conversations({ ids: behind.splice(0, PAGE) }));
+      const answer = await this.#ask(op.conversations({ ids: behind.splice(0, this.#page) }));
       answer.conversations.forEach(each);
       behind.push(...(answer.behind ?? []));
     }

@@ -291,6 +291,21 @@ test("conversations that the store has not reached are asked for again before th
   assert.deepEqual(alice.chat.conversations().map(({ id }) => id).sort(), ["a", "b"]);
 });
 
+test("of a server with short pages no more is asked for at once, be ever so much behind", async () => {
+  const { clock, server, enter } = await world({ page: 5 });
+  const ids = Array.from({ length: 12 }, (_, index) => `g${index}`);
+  for (const id of ids) server.group(id, ["bob", "alice"]);
+  server.intercept = (op, body, session) => {
+    if (op !== "conversations" || body.ids) return undefined;
+    const { ok } = session.serve(op, body);
+    return { ok: { ...ok, conversations: [], behind: ok.conversations.map(({ id }) => id) } };
+  };
+  const alice = await enter("alice");
+  await clock.advance(4_000);
+  assert.deepEqual([alice.heard.failed, alice.chat.synced], [[], true]);
+  assert.deepEqual(alice.chat.conversations().map(({ id }) => id).sort(), ids.sort());
+});
+
 test("a bootstrap that waits for the store does not go on over another connection", async () => {
   const { clock, server, enter } = await world();
   server.group("g", ["bob", "alice"]);
