@@ -54,6 +54,8 @@ export class ChatClient {
   #unread = { total: 0, undisturbed: 0 };
   /** @type {Promise<void> | null} */
   #loaded = null;
+  /** Counts endings: a start that began before one is void. */
+  #endings = 0;
 
   /**
    * @param {{
@@ -66,7 +68,8 @@ export class ChatClient {
    *   openSocket?: (url: string, protocols: string[]) => import("./link.js").Socket,
    *   env?: import("./env.js").Env,
    * }} options
-   *   `url`: `wss://…`. `token`: a function is asked at every connection; with `true` where the last token had run out.
+   *   `url`: `wss://…`. `token`: a function is asked at every connection; with `true` where the last token had run out. One of
+   *   another user than `user` ends the client: `unauthorized`.
    *   `device`: made once per installation and kept; two clients with one device push each other out.
    *   `storage`: what is kept there outlives the client; by default nothing is.
    */
@@ -80,6 +83,7 @@ export class ChatClient {
     const store = new Store(storage, prefix, env, failed);
     const connection = new Connection({
       url,
+      user,
       openSocket,
       env,
       hello: (again) => this.#hello(again),
@@ -115,7 +119,8 @@ export class ChatClient {
         remove: (conversation) => this.#removed(conversation),
         record: (record) => this.#record(record),
         discard: (conversation, above, below) => this.#emit("discard", { conversation, above, below }),
-        reset: (conversation) => this.#reset(conversation),
+        booted: (conversation) => this.#outbox.review(conversation),
+        reset: (conversation) => this.#emit("reset", { conversation }),
         quiet: () => this.#quiet(),
         failed,
       },
@@ -157,29 +162,43 @@ export class ChatClient {
 
   /** Reads what was kept, then connects; resolves when what was kept can be shown. */
   async start() {
-    this.#loaded ??= this.#load();
-    await this.#loaded;
-    this.#connection.start();
+    const endings = this.#endings;
+    await this.#load();
+    if (endings === this.#endings) this.#connection.start();
   }
 
-  async #load() {
+  /** Once. */
+  #load() {
+    this.#loaded ??= this.#read();
+    return this.#loaded;
+  }
+
+  async #read() {
     await this.#store.load();
     await this.#outbox.load();
+    this.#outbox.reviewAll();
     this.#count();
   }
 
   /** Ends the connection; resolves when everything is kept. `start` goes on from there. */
   async stop() {
-    this.#connection.stop();
+    this.#end();
     await this.flush();
   }
 
   /** Signs out: ends the connection and forgets everything that was kept. */
   async forget() {
-    this.#connection.stop();
+    this.#end();
+    // What is not known of cannot be taken out of the storage; what is still being read would be back afterwards.
+    await this.#load();
     await this.#outbox.clear();
     await this.#store.clear();
     this.#count();
+  }
+
+  #end() {
+    this.#endings += 1;
+    this.#connection.stop();
   }
 
   /** Keeps what was not kept yet, as before a page is closed. */
@@ -407,11 +426,6 @@ export class ChatClient {
     const own = record.from === this.user;
     if (own) this.#outbox.taken(record);
     this.#emit("message", { conversation: record.conversation, record, own });
-  }
-
-  #reset(/** @type {string} */ conversation) {
-    this.#outbox.review(conversation);
-    this.#emit("reset", { conversation });
   }
 
   /** A message that raced the sender's leaving stands where the sender sees nothing. */

@@ -57,6 +57,7 @@ export class Connection {
   /**
    * @param {{
    *   url: string,
+   *   user: string,
    *   openSocket: (url: string, protocols: string[]) => Socket,
    *   hello: (again: boolean) => Promise<Parameters<typeof op.hello>[0]>,
    *   env: Env,
@@ -66,7 +67,7 @@ export class Connection {
    *     vitals: (vitals: any) => void,
    *     event: (name: string, event: any) => void,
    *   },
-   * }} options `hello(true)`: the token of the last one had expired
+   * }} options `user`: whose session it must be; `hello(true)`: the token of the last one had expired
    */
   constructor(options) {
     this.#options = options;
@@ -204,6 +205,8 @@ export class Connection {
   }
 
   #welcome(/** @type {number} */ turn, /** @type {any} */ welcome) {
+    // A token of somebody else, as after another sign-in: what waits here must not go out in that user's name.
+    if (welcome.user !== this.#options.user) return this.stop("unauthorized");
     this.#env.clearTimeout(this.#timer);
     this.#onlineSince = this.#env.now();
     const { frame_bytes: frameBytes = FRAME_BYTES, frames_per_second: rate = 50, frames_burst: burst = 200 } = welcome.limits ?? {};

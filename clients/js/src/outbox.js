@@ -37,6 +37,8 @@ export class Outbox {
   /** @type {Map<Outgoing, { resolve: (ack: Ack) => void, reject: (error: Error) => void }>} */
   #waiting = new Map();
   #live = false;
+  /** @type {Promise<void> | null} */
+  #loading = null;
   /** @type {Promise<void>} */
   #writing = Promise.resolve();
 
@@ -58,12 +60,16 @@ export class Outbox {
     this.#options = options;
   }
 
-  /** Reads what was kept. */
-  async load() {
+  /** Reads what was kept: once, and before anything is written over it. */
+  load() {
+    this.#loading ??= this.#read();
+    return this.#loading;
+  }
+
+  async #read() {
     try {
       const text = await this.#options.storage.getItem(this.#options.key);
       if (text !== null) this.#items = [...JSON.parse(text), ...this.#items];
-      for (const conversation of new Set(this.#items.map((item) => item.conversation))) this.review(conversation);
     } catch (error) {
       this.#options.failed(error);
     }
@@ -150,6 +156,11 @@ export class Outbox {
     if (!item) return;
     this.#settle(item, { conversation, seq, created_at, duplicate: false, level: "logged" });
     this.#remove(item);
+  }
+
+  /** Reviews every conversation; not before it is known what was taken. */
+  reviewAll() {
+    for (const conversation of new Set(this.#items.map((item) => item.conversation))) this.review(conversation);
   }
 
   /** Sent messages whose records were taken, or will never come, have arrived. */
@@ -243,6 +254,7 @@ export class Outbox {
 
   async #write() {
     const { storage, key, failed } = this.#options;
+    await this.load();
     try {
       if (this.#items.length > 0) await storage.setItem(key, JSON.stringify(this.#items));
       else await storage.removeItem(key);
@@ -258,6 +270,7 @@ export class Outbox {
 
   /** Forgets everything, here and in the storage. */
   async clear() {
+    await this.load();
     this.stop();
     this.#items = [];
     await this.flush();

@@ -11,8 +11,12 @@ export function pace(env, { rate, burst }) {
   const interval = 1000 / (0.8 * rate);
   const ahead = interval * Math.max(0, Math.floor(0.8 * burst) - 1);
   let full = -Infinity;
+  let last = -Infinity;
   return () => {
     const now = env.now();
+    // The clock was set back: the bucket goes with it, or nothing would go out until the clock is where it was.
+    if (now < last) full -= last - now;
+    last = now;
     const begin = Math.max(full, now);
     full = begin + interval;
     return Math.max(0, Math.ceil(begin - ahead - now));

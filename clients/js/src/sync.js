@@ -13,12 +13,12 @@
 import { backoff } from "./backoff.js";
 import * as model from "./conversation.js";
 import { wait } from "./env.js";
-import { ChatError, closed } from "./error.js";
+import { ChatError, closed, disconnected } from "./error.js";
 import { Runner } from "./runner.js";
 import { follow, page } from "./timeline.js";
 import { op } from "./wire.js";
 
-/** Entries, records, conversations per page: the most that a server gives by default. */
+/** Entries, records, conversations per page, unless the server's pages are shorter. */
 const PAGE = 200;
 /** Signals with entries that may wait here; beyond, they are pulled. */
 const HELD = 64;
@@ -50,6 +50,10 @@ export class Sync {
   #fetches = [];
   /** @type {any} */
   #ackTimer = null;
+  /** What fits into a page. */
+  #page = PAGE;
+  /** Counts sessions. */
+  #turn = 0;
 
   /**
    * @param {{
@@ -63,11 +67,13 @@ export class Sync {
    *     remove: (conversation: Conversation) => void,
    *     record: (record: WireRecord) => void,
    *     discard: (conversation: string, above: number, below: number) => void,
+   *     booted: (conversation: string) => void,
    *     reset: (conversation: string) => void,
    *     quiet: () => void,
    *     failed: (error: unknown) => void,
    *   },
-   * }} options `reset`: records between what was taken and the mark were passed over; `quiet`: nothing is left to be fetched
+   * }} options `booted`: a bootstrap came by, the mark may have moved without a record; `reset`: records between what was taken and
+   *   the mark were passed over; `quiet`: nothing is left to be fetched
    */
   constructor(options) {
     this.#options = options;
@@ -78,9 +84,9 @@ export class Sync {
   }
 
   /** A session began. */
-  begin(/** @type {any} */ { resync, end, state, heads }) {
-    this.#held = [];
-    this.#gap = false;
+  begin(/** @type {any} */ { resync, end, state, heads, limits }) {
+    // A list of ids that is longer is refused.
+    this.#page = Math.min(PAGE, limits?.page ?? PAGE);
     this.#bootstrap ||= resync || this.#store.cursor === null;
     this.#ended(end ?? null);
     this.#versioned(state);
@@ -92,7 +98,12 @@ export class Sync {
 
   /** It ended. */
   halt() {
+    this.#turn += 1;
     this.#runner.halt();
+    // Not when the next one begins: a signal may stand right behind the answer to hello, and is here before anybody could act on
+    // that answer.
+    this.#held = [];
+    this.#gap = false;
     this.#options.env.clearTimeout(this.#ackTimer);
     this.#ackTimer = null;
   }
@@ -192,14 +203,14 @@ export class Sync {
     if (!this.#gap && this.#pullTo === cursor) return;
     this.#pullTo = null;
     try {
-      const { entries, more, resync } = await this.#ask(op.pull({ after: cursor, max: PAGE }));
+      const { entries, more, resync } = await this.#ask(op.pull({ after: cursor, max: this.#page }));
       if (resync) return void (this.#bootstrap = true);
       this.#booted = false;
       this.#bootWaits.reset();
       // What the server says from now on follows this answer; what was given up before it set `#pull` again.
       this.#gap = false;
       await this.#entries(entries);
-      this.#pull ||= more;
+      if (more) this.#pullOn();
     } catch (error) {
       // The server may think that its answer has come, and go on from there.
       this.#giveUp();
@@ -211,6 +222,11 @@ export class Sync {
   #giveUp() {
     this.#held = [];
     this.#gap = true;
+    this.#pullOn();
+  }
+
+  /** Whatever end is told of: one that was told again may well be where the client stands by now, and is not the last. */
+  #pullOn() {
     this.#pull = true;
     this.#pullTo = null;
   }
@@ -236,7 +252,7 @@ export class Sync {
     this.#state = false;
     try {
       const { version, changes, all } = await this.#ask(op.state({ since: this.#store.state ?? undefined }));
-      if (all) await this.#listAll(op.conversations({ max: PAGE }), (view) => this.#adopt(view));
+      if (all) await this.#listAll(op.conversations({ max: this.#page }), (view) => this.#adopt(view));
       else for (const view of changes) this.#adopt(view);
       this.#store.state = version;
     } catch (error) {
@@ -309,7 +325,7 @@ export class Sync {
 
   #history(/** @type {string} */ conversation) {
     return (/** @type {number} */ from, /** @type {number} */ to) =>
-      this.#ask(op.history({ conversation, from, to, max: PAGE }));
+      this.#ask(op.history({ conversation, from, to, max: this.#page }));
   }
 
   /** The bootstrap: begins with a cursor and a state version, then everything that is there is at least as new. */
@@ -325,7 +341,7 @@ export class Sync {
       listed.add(view.id);
       this.#boot(view);
     };
-    const { cursor, state } = await this.#listAll(op.conversations({ fresh: true, max: PAGE }), boot);
+    const { cursor, state } = await this.#listAll(op.conversations({ fresh: true, max: this.#page }), boot);
     for (const gone of this.#store.list().filter(({ id }) => !listed.has(id))) this.#remove(gone);
     this.#store.cursor = cursor;
     this.#store.state = state;
@@ -337,9 +353,11 @@ export class Sync {
 
   #boot(/** @type {WireConversation} */ view) {
     const known = this.#store.get(view.id);
-    if (known?.mark && known.mark.seq >= view.head.seq) return this.update(model.merged(known, view));
-    this.update(model.booted(view, known));
-    if (known?.mark) this.#options.on.reset(view.id);
+    const current = known?.mark && known.mark.seq >= view.head.seq;
+    this.update(current ? model.merged(known, view) : model.booted(view, known));
+    this.#options.on.booted(view.id);
+    // Also where no record was taken yet: it may be shown all the same, as one that is empty.
+    if (known && !current) this.#options.on.reset(view.id);
   }
 
   #remove(/** @type {Conversation} */ conversation) {
@@ -347,19 +365,26 @@ export class Sync {
     this.#options.on.remove(conversation);
   }
 
-  /** Goes through all conversations; the first answer. */
+  /**
+   * Goes through all conversations; the first answer.
+   *
+   * Over one connection: only the session that was asked first knows how far the store has to be. Another one would answer with
+   * what the store happens to have.
+   */
   async #listAll(/** @type {import("./wire.js").Op} */ first, /** @type {(view: WireConversation) => void} */ each) {
+    const turn = this.#turn;
     const begin = await this.#ask(first);
     /** @type {string[]} */
     const behind = [];
-    for (let answer = begin; ; answer = await this.#ask(op.conversations({ after: answer.next, max: PAGE }))) {
+    for (let answer = begin; ; answer = await this.#ask(op.conversations({ after: answer.next, max: this.#page }))) {
       answer.conversations.forEach(each);
       behind.push(...(answer.behind ?? []));
       if (answer.next === undefined) break;
     }
     for (let delay = BEHIND_AGAIN; behind.length > 0; delay = Math.min(2 * delay, BEHIND_MOST)) {
       await wait(this.#options.env, delay);
-      const answer = await this.#ask(op.conversations({ ids: behind.splice(0, PAGE) }));
+      if (turn !== this.#turn) throw disconnected("conversations");
+      const answer = await this.#ask(op.conversations({ ids: behind.splice(0, this.#page) }));
       answer.conversations.forEach(each);
       behind.push(...(answer.behind ?? []));
     }

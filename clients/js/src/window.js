@@ -93,7 +93,8 @@ export class MessageWindow {
 
   #append(/** @type {WireRecord} */ record) {
     this.records = [...this.records, record];
-    if (this.atEnd && this.records.length > MOST) {
+    // Not under a page that is on its way: it is the one above what stands here now.
+    if (this.atEnd && !this.loading && this.records.length > MOST) {
       this.records = this.records.slice(-MOST / 2);
       this.complete = false;
     }

@@ -291,6 +291,47 @@ test("conversations that the store has not reached are asked for again before th
   assert.deepEqual(alice.chat.conversations().map(({ id }) => id).sort(), ["a", "b"]);
 });
 
+test("of a server with short pages no more is asked for at once, be ever so much behind", async () => {
+  const { clock, server, enter } = await world({ page: 5 });
+  const ids = Array.from({ length: 12 }, (_, index) => `g${index}`);
+  for (const id of ids) server.group(id, ["bob", "alice"]);
+  server.intercept = (op, body, session) => {
+    if (op !== "conversations" || body.ids) return undefined;
+    const { ok } = session.serve(op, body);
+    return { ok: { ...ok, conversations: [], behind: ok.conversations.map(({ id }) => id) } };
+  };
+  const alice = await enter("alice");
+  await clock.advance(4_000);
+  assert.deepEqual([alice.heard.failed, alice.chat.synced], [[], true]);
+  assert.deepEqual(alice.chat.conversations().map(({ id }) => id).sort(), ids.sort());
+});
+
+test("a bootstrap that waits for the store does not go on over another connection", async () => {
+  const { clock, server, enter } = await world();
+  server.group("g", ["bob", "alice"]);
+  const stale = server.view(server.user("alice"), "g");
+  server.append("g", { from: "bob", content: "acked before the bootstrap" });
+  let [behind, began] = [true, null];
+  server.intercept = (op, body, session) => {
+    if (op !== "conversations" || !behind) return undefined;
+    if (body.fresh) began = session;
+    // Only the session that began the bootstrap compares the store with the log; another one serves what there is.
+    if (session !== began) return { ok: { conversations: [stale] } };
+    return { ok: { ...session.serve(op, body).ok, conversations: [], behind: ["g"] } };
+  };
+  const alice = await enter("alice");
+  await clock.advance(1_600);
+  server.sessions[0].ended(1006);
+  await clock.advance(1_000);
+  const next = server.sessions[0];
+  assert.equal(alice.chat.status.state, "online");
+  await clock.advance(5_000);
+  assert.equal(began, next, "it began anew");
+  behind = false;
+  await clock.advance(10_000);
+  assert.deepEqual([alice.chat.synced, alice.chat.conversation("g").mark.seq], [true, 2]);
+});
+
 test("a client that was closed goes on from what it kept", async () => {
   const { clock, server, enter } = await world();
   const storage = memoryStorage();
@@ -305,6 +346,56 @@ test("a client that was closed goes on from what it kept", async () => {
   assert.equal(second.chat.conversation("g").unread, 2);
   assert.deepEqual(second.said("g"), ["2"]);
   assert.deepEqual(asked(server, "alice", "conversations"), [], "no bootstrap");
+});
+
+/** A storage that takes its time, and what is in it. */
+function slowStorage(clock) {
+  const kept = new Map();
+  const late = (run) => new Promise((done) => clock.setTimeout(() => done(run()), 20));
+  const storage = {
+    getItem: (key) => late(() => kept.get(key) ?? null),
+    setItem: (key, value) => late(() => void kept.set(key, value)),
+    removeItem: (key) => late(() => void kept.delete(key)),
+  };
+  return { kept, storage };
+}
+
+test("a client that is stopped while it starts stays away until it is started again", async () => {
+  const { clock, server } = await world();
+  const { chat } = client(server, clock, "alice", { storage: slowStorage(clock).storage });
+  const started = chat.start();
+  const stopped = chat.stop();
+  await clock.advance(60_000);
+  await Promise.all([started, stopped]);
+  assert.equal(chat.status.state, "closed");
+  chat.start();
+  chat.stop();
+  chat.start();
+  await clock.advance(1_000);
+  assert.equal(chat.status.state, "online");
+});
+
+test("signing out while the client starts, or before, leaves nothing behind", async () => {
+  for (const starts of [true, false]) {
+    const { clock, server, enter } = await world();
+    const { kept, storage } = slowStorage(clock);
+    server.group("g", ["bob", "alice"]);
+    const first = enter("alice", { storage });
+    await clock.advance(1_000);
+    server.kill();
+    await clock.advance(0);
+    const { chat } = await first;
+    chat.send("g", "never sent");
+    chat.stop();
+    await clock.advance(1_000);
+    assert.ok(kept.size >= 4, [...kept.keys()].join(" "));
+    server.up = true;
+    const second = client(server, clock, "alice", { storage });
+    if (starts) second.chat.start();
+    second.chat.forget();
+    await clock.advance(60_000);
+    assert.deepEqual([second.chat.status.state, second.chat.conversations(), [...kept.keys()]], ["closed", [], []]);
+  }
 });
 
 test("signing out leaves nothing behind", async () => {
@@ -386,6 +477,28 @@ test("after a pull whose answer never came, signals with entries are not taken f
   assert.deepEqual([alice.said("g"), alice.said("h")], [["1"], ["2"]]);
 });
 
+test("a page that is not the last is followed by the next one, also when its end was told meanwhile", async () => {
+  const { clock, server, enter } = await world({ page: 5 });
+  server.group("g", ["bob", "alice"]);
+  const alice = await enter("alice");
+  const expected = Array.from({ length: 12 }, (_, index) => `${index}`);
+  server.signals = () => false;
+  for (const content of expected) server.append("g", { from: "bob", content });
+  const [session] = server.sessionsOf("alice");
+  let again = true;
+  server.intercept = (op, body) => {
+    if (op !== "pull" || !again) return undefined;
+    again = false;
+    const answer = session.serve(op, body);
+    // An older signal again, because nothing was acked: its end is the page's.
+    session.event({ ev: "signal", end: answer.ok.entries[4].cursor });
+    return answer;
+  };
+  session.event({ ev: "signal", end: server.end(server.user("alice")) });
+  await clock.advance(1_000);
+  assert.deepEqual(alice.said("g"), expected);
+});
+
 test("signals with entries that were too many to wait are pulled", async () => {
   const { clock, server, enter } = await world({ page: 50 });
   for (const id of ["g", "h"]) server.group(id, ["bob", "alice"]);
@@ -437,4 +550,26 @@ test("a state that is known is not asked for again", async () => {
   server.raise("alice", "g");
   await clock.advance(200_000);
   assert.equal(asked(server, "alice", "state").length, 1);
+});
+
+test("a signal right behind the answer to hello is not lost", async () => {
+  const { clock, server, enter } = await world();
+  const storage = memoryStorage();
+  for (const id of ["g", "h"]) server.group(id, ["bob", "alice"]);
+  const first = await enter("alice", { storage });
+  await first.chat.stop();
+  server.intercept = (op, body, session) => {
+    if (op !== "hello") return undefined;
+    const frames = [{ re: 1, ...session.serve(op, body) }];
+    session.event = (frame) => frames.push(frame);
+    server.append("g", { from: "bob", content: "right behind" });
+    delete session.event;
+    // Both came with one read, as with `ws` of Node: no promise has its turn in between.
+    session.queue("out", () => frames.forEach((frame) => session.socket.onmessage({ data: JSON.stringify(frame) })));
+    return "ignore";
+  };
+  const second = await enter("alice", { storage });
+  server.append("h", { from: "bob", content: "later" });
+  await clock.advance(300_000);
+  assert.deepEqual([second.said("g"), second.said("h")], [["right behind"], ["later"]]);
 });

@@ -101,6 +101,27 @@ test("a token that is not valid ends it", async () => {
   assert.deepEqual(chat.status, { state: "closed", reason: "unauthorized" });
 });
 
+test("a token of another user ends it, and nothing goes out in that user's name", async () => {
+  let who = "alice";
+  const { clock, server, chat } = await connected({}, { token: () => `token-${who}` });
+  server.group("g", ["bob", "alice"]);
+  server.kill();
+  await clock.advance(0);
+  chat.send("g", "alice's words");
+  const history = assert.rejects(chat.history("g", {}), { code: "closed" });
+  who = "bob";
+  server.up = true;
+  await clock.advance(10_000);
+  await history;
+  assert.deepEqual(chat.status, { state: "closed", reason: "unauthorized" });
+  assert.deepEqual(server.asked.filter(([user]) => user === "bob"), []);
+  assert.equal(clock.timers, 0);
+  who = "alice";
+  await chat.start();
+  await clock.advance(0);
+  assert.deepEqual(server.conversations.get("g").records.map(({ from, content }) => [from, content]).slice(1), [["alice", "alice's words"]]);
+});
+
 test("a token that ran out is asked for again on the same connection", async () => {
   const clock = fakeClock();
   const server = new FakeServer(clock);
@@ -293,7 +314,7 @@ test("browsers' own WebSocket is the default", async (t) => {
 
 test("a request without a connection fails at once", async () => {
   const on = { status() {}, welcome() {}, vitals() {}, event() {} };
-  const connection = new Connection({ url: "", openSocket: () => assert.fail(), hello: async () => ({}), env: fakeClock(), on });
+  const connection = new Connection({ url: "", user: "alice", openSocket: () => assert.fail(), hello: async () => ({}), env: fakeClock(), on });
   await assert.rejects(connection.request(op.ping()), { code: "disconnected" });
   await assert.rejects(connection.call(op.ping()), { code: "closed" });
 });

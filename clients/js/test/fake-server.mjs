@@ -12,7 +12,7 @@ export class FakeServer {
   /** @param {import("../src/env.js").Env} clock */
   constructor(clock, { heartbeat = 30_000, readMarks = "per_user", page = 200, limits = {} } = {}) {
     Object.assign(this, { clock, heartbeat, readMarks, page });
-    this.limits = { frame_bytes: 131_072, frames_per_second: 10_000, frames_burst: 10_000, ...limits };
+    this.limits = { page, frame_bytes: 131_072, frames_per_second: 10_000, frames_burst: 10_000, ...limits };
     this.conversations = new Map();
     this.users = new Map();
     this.sessions = [];
@@ -336,6 +336,7 @@ class Session {
   conversations({ after, max = this.server.page, ids, fresh }) {
     const { server, user } = this;
     if (ids) {
+      if (ids.length > server.page) return refuse("too_large");
       const known = ids.filter((id) => server.conversations.has(id) && server.spans(user, id).length > 0);
       return ok({ conversations: known.map((id) => server.view(user, id)) });
     }

@@ -181,6 +181,32 @@ test("what was written offline goes out when there is a connection, also after t
   assert.deepEqual(later.chat.outgoing("g"), []);
 });
 
+test("what is written before the client has started comes after what was kept, and takes nothing of it away", async () => {
+  const starts = {
+    "before start": (chat) => (chat.send("g", "new"), chat.start()),
+    "while it starts": (chat) => {
+      const started = chat.start();
+      chat.send("g", "new");
+      return started;
+    },
+  };
+  for (const [when, start] of Object.entries(starts)) {
+    const storage = memoryStorage();
+    const { clock, server, chat, stored } = await world({ storage });
+    server.kill();
+    await clock.advance(0);
+    chat.send("g", "kept");
+    await chat.stop();
+    const later = client(server, clock, "alice", { storage });
+    await start(later.chat);
+    assert.deepEqual(later.chat.outgoing("g").map(({ content }) => content), ["kept", "new"], when);
+    server.up = true;
+    await clock.advance(60_000);
+    assert.deepEqual(stored(), ["kept", "new"], when);
+    assert.deepEqual(later.chat.outgoing("g"), [], when);
+  }
+});
+
 test("a message that was stored before the page was closed is not stored again", async () => {
   const { clock, server, chat, enter, stored } = await world({ storage: memoryStorage() });
   server.signals = () => false;
@@ -214,6 +240,19 @@ test("a message that landed where its sender sees nothing does not stay on its w
   await clock.advance(0);
   assert.ok(chat.conversation("g").left);
   assert.deepEqual(chat.outgoing("g"), []);
+});
+
+test("a message whose record a bootstrap passed over does not stay on its way, be it the first of its conversation", async () => {
+  const { clock, server, chat } = await world();
+  const { id } = await chat.openSingle("bob");
+  server.signals = () => false;
+  for (const conversation of [id, "g"]) await chat.send(conversation, "hi");
+  assert.deepEqual([...chat.outgoing(id), ...chat.outgoing("g")].map(({ state }) => state), ["sent", "sent"]);
+  server.kill();
+  server.user("alice").trimmed = server.user("alice").inbox.length;
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual([...chat.outgoing(id), ...chat.outgoing("g")], []);
 });
 
 test("a message whose record was taken by an earlier run is done with its ack", async () => {

@@ -78,6 +78,19 @@ test("after a reset it begins anew, without a gap, also when the connection fail
   assert.deepEqual(texts(), numbers(41, 91));
 });
 
+test("after a bootstrap an empty one shows what came meanwhile", async () => {
+  const { clock, server, chat } = await world(1);
+  const { id } = await chat.openSingle("bob");
+  const window = chat.window(id, () => {});
+  await window.open();
+  server.kill();
+  for (const content of ["hi", "are you there?"]) server.append(id, { from: "bob", content });
+  server.user("alice").trimmed = server.user("alice").inbox.length;
+  server.up = true;
+  await clock.advance(60_000);
+  assert.deepEqual(window.records.map(({ content }) => content), ["hi", "are you there?"]);
+});
+
 test("what a server lost is taken out", async () => {
   const { clock, server, window, texts } = await world(5);
   await window.open();
@@ -98,6 +111,21 @@ test("it is bounded while one is at its end, and what went comes back", async ()
   const first = Number(texts()[0]);
   await window.older();
   assert.deepEqual(texts(), numbers(first - 50, 2001));
+});
+
+test("what is far above stays as long as the page above it is on its way", async () => {
+  const { clock, server, window, texts } = await world(2_500);
+  await window.open();
+  while (window.records.length < 2_000) await window.older();
+  server.latency = () => 100;
+  const older = window.older();
+  server.append("g", { from: "bob", content: "2501" });
+  await clock.advance(1_000);
+  await older;
+  assert.deepEqual(texts(), numbers(451, 2_501));
+  server.append("g", { from: "bob", content: "2502" });
+  await clock.advance(1_000);
+  assert.deepEqual(texts(), numbers(1_503, 2_502));
 });
 
 test("one that was closed hears nothing more", async () => {

@@ -7,7 +7,7 @@ import { icon } from "./icons.js";
 import { ConversationList } from "./list.js";
 import { showLogin } from "./login.js";
 import { Pane } from "./pane.js";
-import { device, signOut, signedIn, token } from "./session.js";
+import { device, expire, signOut, signedIn, token } from "./session.js";
 import { showStatus } from "./status.js";
 import { inWords, language, switchLanguage, words } from "./words.js";
 
@@ -29,15 +29,25 @@ async function begin(note) {
     storage: sessionStorage,
   });
   const page = new Page(chat);
-  const leave = async (why) => {
-    page.end();
-    await chat.forget();
-    signOut();
+  const toLogin = (why) => {
     history.replaceState(null, "", location.pathname);
     begin(why);
   };
-  page.onSignOut = () => leave();
-  chat.on("status", ({ state, reason }) => state === "closed" && SIGN_IN.includes(reason) && leave(words.again));
+  page.onSignOut = async () => {
+    page.end();
+    await chat.forget();
+    signOut();
+    toLogin();
+  };
+  // The server's doing, not the user's: what was written and not sent is kept, and goes out after signing in again.
+  const sentAway = async () => {
+    page.end();
+    const count = unsent(chat);
+    await chat.stop();
+    expire();
+    toLogin(count > 0 ? words.againUnsent(count) : words.again);
+  };
+  chat.on("status", ({ state, reason }) => state === "closed" && SIGN_IN.includes(reason) && sentAway());
   await chat.start();
   page.route();
   return undefined;
@@ -127,6 +137,12 @@ class Page {
     this.pane.end();
     document.querySelectorAll("dialog").forEach((one) => one.close());
   }
+}
+
+/** How many messages wait to be sent. */
+function unsent(chat) {
+  const outgoing = chat.conversations().flatMap(({ id }) => chat.outgoing(id));
+  return outgoing.filter(({ state }) => state === "pending").length;
 }
 
 function address() {

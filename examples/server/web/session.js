@@ -11,6 +11,9 @@ const LAST = "im.last-user";
 /** Milliseconds before its end at which a token is not used any more. */
 const MARGIN = 60_000;
 
+/** The device that this window has taken; it can be taken only once. */
+let held = null;
+
 /** The user that signed in here, if one did. */
 export function signedIn() {
   return sessionStorage.getItem(USER);
@@ -31,6 +34,11 @@ export async function signIn(user) {
   sessionStorage.setItem(USER, granted.user);
   localStorage.setItem(LAST, granted.user);
   return granted.user;
+}
+
+/** The sign-in is not valid any more; the device stays, and with it what its client keeps for the user. */
+export function expire() {
+  [USER, TOKEN].forEach((key) => sessionStorage.removeItem(key));
 }
 
 /** Forgets who signed in here. */
@@ -62,12 +70,12 @@ async function login(user) {
  */
 export async function device() {
   const kept = sessionStorage.getItem(DEVICE);
-  if (kept && (await hold(kept))) return kept;
+  if (kept && (kept === held || (await hold(kept)))) return (held = kept);
   const fresh = `web-${[...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
   forgetKept();
   sessionStorage.setItem(DEVICE, fresh);
   await hold(fresh);
-  return fresh;
+  return (held = fresh);
 }
 
 /** Takes a device for as long as the window lives; false: another window has it. */

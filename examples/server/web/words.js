@@ -69,6 +69,10 @@ const en = {
   ended: "The connection was ended.",
   useHere: "Use it here",
   again: "Please sign in again.",
+  againUnsent: (n) =>
+    n === 1
+      ? "Please sign in again. One message was not sent yet: it goes out when you are back in this window."
+      : `Please sign in again. ${n} messages were not sent yet: they go out when you are back in this window.`,
   created: (who, name) => (name ? `${who} created the group “${name}”` : `${who} created the group`),
   joined: (who) => `${who} joined`,
   added: (by, who) => `${by} added ${who}`,
@@ -171,6 +175,7 @@ const zh = {
   ended: "连接已结束。",
   useHere: "在此窗口使用",
   again: "请重新登录。",
+  againUnsent: (n) => `请重新登录。还有 ${n} 条消息没有发送，在此窗口重新登录后会自动发送。`,
   created: (who, name) => (name ? `${who}创建了群组“${name}”` : `${who}创建了群组`),
   joined: (who) => `${who}加入了群组`,
   added: (by, who) => `${by}邀请${who}加入了群组`,
