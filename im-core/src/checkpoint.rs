@@ -4,9 +4,24 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{EPOCH_GAP, Seq};
+
 /// The numbering era of a log: a new one begins when the log may have lost acked records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
+
+impl Epoch {
+    /// The sequence id of a conversation's first record in an epoch that is not the first of all, above everything that is
+    /// known of the conversation: at least [`EPOCH_GAP`] above it, and in a range of the epoch's own, epoch × [`EPOCH_GAP`].
+    ///
+    /// The range makes it another one than that of any epoch between, whose records may have been shown and then lost. Epochs
+    /// count minutes at least, so this holds as long as a conversation gets fewer than [`EPOCH_GAP`] records in each; and it
+    /// stays below 2⁵³.
+    #[must_use]
+    pub fn first_seq(self, known: Seq) -> Seq {
+        Seq((known.0 + EPOCH_GAP).max(u64::from(self.0) * EPOCH_GAP))
+    }
+}
 
 /// Where a record lies in its log partition; strictly increasing along the partition, across epochs too.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,15 +9,16 @@ use crate::{
     Mark, NodeId, Partition, Position, Record, RecordKind, Result, SendKey, Timestamp, UserId,
 };
 
-/// The distance that the first record of a conversation in a new epoch keeps from its [`Floor`].
+/// The least distance that the first record of a conversation in a new epoch keeps from its [`Floor`]; see
+/// [`Epoch::first_seq`].
 pub const EPOCH_GAP: u64 = 1 << 20;
 
 /// Durable, ordered, deduplicating intake, partitioned by conversation. The only giver of sequence ids.
 ///
 /// # Contract
 /// 1. **Durable.** An appended record survives what [`LogInfo::durability`] says, and is then read by every reader.
-/// 2. **Dense.** Within an epoch the records of a conversation have the sequence ids 1, 2, 3 … or floor + [`EPOCH_GAP`]
-///    and on from there; none is given twice, also not by concurrent appends from several nodes.
+/// 2. **Dense.** Within an epoch the records of a conversation have the sequence ids 1, 2, 3 … or [`Epoch::first_seq`] of the
+///    floor and on from there; none is given twice, also not by concurrent appends from several nodes.
 /// 3. **Ordinal.** A record's ordinal is that of its predecessor, plus one if its kind counts.
 /// 4. **Never passed.** Once a reader was given position *p*, nothing appears at or below *p*. Within a partition, positions
 ///    and, within a conversation, sequence ids increase together.
@@ -25,7 +26,7 @@ pub const EPOCH_GAP: u64 = 1 << 20;
 /// 6. **Idempotent.** A send key that is known is answered with the first receipt and stores nothing; with another content
 ///    hash it is a conflict. So within one batch too. Known means: for ever, or within [`LogInfo::dedupe_window`].
 /// 7. **Unseeded.** In an epoch in which the log cannot know a conversation's head by itself it answers `Unseeded` until an
-///    append carries a floor; the first record then gets the floor's sequence id + [`EPOCH_GAP`] and declares the hole. A
+///    append carries a floor; the first record then gets [`Epoch::first_seq`] of the floor's and declares the hole. A
 ///    [direct](Floor::direct) floor it follows without a hole, if the log itself knows of no earlier epoch.
 /// 8. **Epoch.** An append or read names no epoch that is over: an append with another epoch than the open one fails with
 ///    [`StaleEpoch`](crate::ErrorKind::StaleEpoch) and stores nothing; one to a log whose incarnation is not its epoch's

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Append, AppendOutcome, ConversationId, EPOCH_GAP, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark,
-    Ordinal, Receipt, Result, SendKey, Seq, Timestamp,
+    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark, Ordinal,
+    Receipt, Result, SendKey, Seq, Timestamp,
 };
 
 use crate::{
@@ -197,7 +197,8 @@ impl<'a> Numbering<'a> {
         if floor.direct && is_first {
             return Some((next(floor.mark, 1), floor.created_at, None));
         }
-        Some((next(floor.mark, EPOCH_GAP), floor.created_at, Some(floor.mark.seq)))
+        let first = open?.epoch.first_seq(floor.mark.seq);
+        Some((next(floor.mark, first.0 - floor.mark.seq.0), floor.created_at, Some(floor.mark.seq)))
     }
 }
 

@@ -275,7 +275,31 @@ async fn a_restored_file_serves_no_cursor_of_before() {
     assert_eq!(page(&sqlite, &alice[0], &cursor).await, None);
 }
 
+/// Clients of the first restore have seen what the second one gives away.
+#[tokio::test]
+async fn two_restores_from_one_copy_give_no_sequence_id_twice() {
+    let (file, sqlite) = file().await;
+    append(&sqlite, "other", 3).await;
+    file.save().await.unwrap();
+    let mut given = Vec::new();
+    for epoch in [473_000, 473_001] {
+        file.lose_tail(im_testkit::Part::Log, 0).await.unwrap();
+        let sqlite = file.open();
+        let incarnation = sqlite.log().info().await.unwrap().incarnation;
+        sqlite.log().open_epoch(Epoch(epoch), &incarnation).await.unwrap();
+        let record = append_in(&sqlite, Epoch(epoch)).await.remove(0).record;
+        assert_eq!(record.hole_after.map(|seq| seq.0), Some(3));
+        given.push(record.seq);
+    }
+    assert_ne!(given[0], given[1]);
+}
+
 async fn append_with_floor(sqlite: &Sqlite) -> Vec<LogRecord> {
+    append_in(sqlite, Epoch(2)).await
+}
+
+/// Appends a record to a later epoch.
+async fn append_in(sqlite: &Sqlite, epoch: Epoch) -> Vec<LogRecord> {
     let log = sqlite.log();
     let after = log.ends().await.unwrap()[0];
     let append = Append {
@@ -290,7 +314,7 @@ async fn append_with_floor(sqlite: &Sqlite) -> Vec<LogRecord> {
         hash: ContentHash(1),
         floor: Some(im_core::Floor::default()),
     };
-    log.append(Partition(0), Epoch(2), &[append]).await.unwrap();
+    log.append(Partition(0), epoch, &[append]).await.unwrap();
     match log.read(Partition(0), after, 10, Duration::ZERO).await.unwrap() {
         LogRead::Records(records) => records,
         LogRead::Trimmed(_) => panic!("trimmed"),

@@ -6,8 +6,8 @@ use std::{
 };
 
 use im_core::{
-    Append, ContentHash, ContentType, ConversationId, DeviceId, EPOCH_GAP, Epoch, ErrorKind, Floor,
-    Incarnation, LogRead, Mark, MessageLog, Ordinal, Partition, Position, Receipt, Record, RecordKind, Seq,
+    Append, ContentHash, ContentType, ConversationId, DeviceId, Epoch, ErrorKind, Floor, Incarnation,
+    LogRead, Mark, MessageLog, Ordinal, Partition, Position, Receipt, Record, RecordKind, Seq,
 };
 
 use crate::{
@@ -355,7 +355,7 @@ async fn next_epoch(log: &Log, conversation: &ConversationId, own: Seq, ordinal:
         outcome = one(log.append_bare(&[seeded]).await?)?;
     }
     let first = appended(outcome)?;
-    ensure_eq!(first.mark.seq, Seq(floor.mark.seq.0 + EPOCH_GAP), "the distance from {:?}", floor.mark.seq);
+    ensure_eq!(first.mark.seq, log.epoch.first_seq(floor.mark.seq), "the distance from {:?}", floor.mark.seq);
     ensure_eq!(first.mark.ordinal, Ordinal(floor.mark.ordinal.0 + 1), "the ordinal after the floor's");
     ensure!(first.created_at >= floor.created_at, "{:?} is before its floor", first.created_at);
     let second = log.store(&message(conversation, "alice", "and one more", "")?).await?;
@@ -605,7 +605,7 @@ pub async fn lost_tail(fixture: &dyn Fixture) -> Verdict {
     let again = message(&conversation, "filler", "lost0", "text")?;
     let (outcome, floor) = reseeded(&new, again, kept[4], lost[3]).await?;
     let receipt = appended(outcome)?;
-    ensure_eq!(receipt.mark.seq, Seq(floor.mark.seq.0 + EPOCH_GAP), "a record after the loss");
+    ensure_eq!(receipt.mark.seq, new.epoch.first_seq(floor.mark.seq), "a record after the loss");
     ensure!(receipt.position > lost[3].position, "{:?} is not above the lost ones", receipt.position);
     let known = message(&conversation, "filler", "kept0", "text")?;
     ensure_eq!(new.append(&[known]).await?, [Outcome::Duplicate(kept[0])], "a key that was not lost");

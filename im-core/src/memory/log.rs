@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use super::{BACKEND, Names, invalid, leases::LeaseTable, lock, other_incarnation};
 use crate::{
-    Append, AppendOutcome, Clock, ConversationId, Durability, EPOCH_GAP, Epoch, Error, ErrorKind, Floor,
-    Found, Incarnation, LogInfo, LogRead, LogRecord, Mark, MessageLog, Ordinal, Partition, Position, Receipt,
+    Append, AppendOutcome, Clock, ConversationId, Durability, Epoch, Error, ErrorKind, Floor, Found,
+    Incarnation, LogInfo, LogRead, LogRecord, Mark, MessageLog, Ordinal, Partition, Position, Receipt,
     Result, SendKey, Seq, Timestamp,
 };
 
@@ -221,7 +221,8 @@ impl State {
         if floor.direct && self.first_epoch == Some(epoch) {
             return Some((next(floor.mark, 1), floor.created_at, None));
         }
-        Some((next(floor.mark, EPOCH_GAP), floor.created_at, Some(floor.mark.seq)))
+        let first = epoch.first_seq(floor.mark.seq);
+        Some((next(floor.mark, first.0 - floor.mark.seq.0), floor.created_at, Some(floor.mark.seq)))
     }
 
     fn known(&self, key: &SendKey, clock: Times) -> Option<Found> {
