@@ -44,11 +44,10 @@ const HANDSHAKE: &str = "GET /im HTTP/1.1\r\nHost: localhost\r\nUpgrade: websock
 pub(crate) async fn run(drive: &Drive) -> Outcome {
     allow_sockets(drive.shape.connections())?;
     let mut lines = BufReader::new(stdin()).lines();
-    let counter = Arc::new(Counter { frames: AtomicU64::new(0), rounds: watch::Sender::new(0) });
+    let counter = Arc::new(Counter::new(drive.shape.connections() as u64));
     let mut clients = JoinSet::new();
-    let connections = drive.shape.connections() as u64;
     for client in connect(drive, &mut lines).await? {
-        clients.spawn(client.run(connections, counter.clone()));
+        clients.spawn(client.run(counter.clone()));
     }
     let mut rounds = counter.rounds.subscribe();
     let mut out = tokio::io::stdout();
@@ -103,24 +102,38 @@ pub(crate) fn holds(shape: Shape, (group, member): (usize, usize)) -> bool {
     group < shape.groups && member < shape.members
 }
 
-/// All frames of all connections.
+/// More rounds than can be under way.
+const SLOTS: u64 = 256;
+
+/// How many connections have got so many frames. Not just how many frames came in all: then a connection that is left behind
+/// would be made up for by others, and would not be waited for.
 #[derive(Debug)]
 struct Counter {
-    frames: AtomicU64,
-    /// How many times as many frames as there are connections.
+    connections: u64,
+    /// How many connections have got the frame of a round, for the rounds under way.
+    slots: Vec<AtomicU64>,
+    /// How many rounds are whole.
     rounds: watch::Sender<u64>,
 }
 
 impl Counter {
-    fn add(&self, frames: u64, connections: u64) {
-        let before = self.frames.fetch_add(frames, Ordering::Relaxed);
-        let rounds = (before + frames) / connections;
-        if before / connections != rounds {
-            self.rounds.send_if_modified(|known| {
-                let more = rounds > *known;
-                *known = rounds.max(*known);
-                more
-            });
+    fn new(connections: u64) -> Self {
+        let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
+        Self { connections, slots, rounds: watch::Sender::new(0) }
+    }
+
+    /// A connection that had `seen` frames has got some more.
+    fn add(&self, seen: u64, frames: u64) {
+        for round in seen + 1..=seen + frames {
+            let slot = &self.slots[(round % SLOTS) as usize];
+            if slot.fetch_add(1, Ordering::AcqRel) + 1 == self.connections {
+                slot.store(0, Ordering::Release);
+                self.rounds.send_if_modified(|known| {
+                    let more = round > *known;
+                    *known = round.max(*known);
+                    more
+                });
+            }
         }
     }
 }
@@ -166,7 +179,8 @@ impl Client {
         }
     }
 
-    async fn run(mut self, connections: u64, counter: Arc<Counter>) -> Outcome {
+    async fn run(mut self, counter: Arc<Counter>) -> Outcome {
+        let mut seen = 0;
         // Not all in the same moment.
         let phase = Duration::from_millis(u64::from(self.socket.local_addr()?.port()) % 1000);
         let mut acks = interval_at(Instant::now() + phase, ACK);
@@ -179,7 +193,10 @@ impl Client {
                 }
                 match self.read()? {
                     0 => {}
-                    frames => counter.add(frames, connections),
+                    frames => {
+                        counter.add(seen, frames);
+                        seen += frames;
+                    }
                 }
             }
             self.speak(turn).await?;
@@ -325,12 +342,18 @@ mod tests {
     }
 
     #[test]
-    fn rounds_are_whole() {
-        let counter = Counter { frames: AtomicU64::new(0), rounds: watch::Sender::new(0) };
-        let seen = [3, 6, 1, 25].map(|frames| {
-            counter.add(frames, 10);
+    fn a_round_is_whole_when_the_last_connection_has_its_frame() {
+        let counter = Counter::new(3);
+        let mut had = [0; 3];
+        let mut add = |connection: usize, frames| {
+            counter.add(had[connection], frames);
+            had[connection] += frames;
             *counter.rounds.borrow()
-        });
-        assert_eq!(seen, [0, 0, 1, 3]);
+        };
+        assert_eq!([add(0, 5), add(1, 2), add(2, 1), add(2, 3), add(1, 3)], [0, 0, 1, 2, 4]);
+        for _ in 0..1000 {
+            (0..3).for_each(|connection| drop(add(connection, 1)));
+        }
+        assert_eq!(add(2, 1), 1005);
     }
 }
