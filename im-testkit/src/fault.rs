@@ -1,12 +1,12 @@
-//! Wrappers that make right backends misbehave as networks and servers do: late, failing before or after the effect, dropping
-//! and doubling signals, frozen, dead.
+//! Wrappers that make right backends misbehave as networks and servers do: late, failing before or after the effect, dropping,
+//! doubling and reordering signals, frozen, dead.
 //!
 //! One [`Faults`] belongs to one node: it holds the dice of that node's calls and can [freeze](Faults::freeze) or
 //! [kill](Faults::kill) it. A frozen node that is thawed is a zombie: it goes on with what it was about to do.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -30,6 +30,8 @@ pub struct Odds {
     pub drop: u32,
     /// A notice comes twice.
     pub double: u32,
+    /// A notice comes after those that are sent later.
+    pub reorder: u32,
 }
 
 /// The faults of one node.
@@ -41,6 +43,8 @@ struct Inner {
     odds: Mutex<Odds>,
     gate: Mutex<Gate>,
     moved: Notify,
+    /// Notices that let others pass.
+    held: Mutex<Vec<(NodeId, Notice)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +69,7 @@ impl Faults {
             odds: Mutex::new(odds),
             gate: Mutex::new(Gate::Open),
             moved: Notify::new(),
+            held: Mutex::default(),
         }))
     }
 
@@ -86,6 +91,10 @@ impl Faults {
     /// The node is dead: none of its calls ever has an effect or an answer again.
     pub fn kill(&self) {
         self.turn(self.gate(), Gate::Dead);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<(NodeId, Notice)>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gate(&self) -> Gate {
@@ -434,8 +443,13 @@ impl Presence for Faulty<dyn Presence> {
 impl Notifier for Faulty<dyn Notifier> {
     async fn notify(&self, notices: Vec<(NodeId, Notice)>) -> Result<()> {
         let mut sent = Vec::with_capacity(notices.len());
+        let passed = std::mem::take(&mut *self.faults.held());
         for notice in notices {
             if self.faults.roll(|odds| odds.drop) {
+                continue;
+            }
+            if self.faults.roll(|odds| odds.reorder) {
+                self.faults.held().push(notice);
                 continue;
             }
             if self.faults.roll(|odds| odds.double) {
@@ -443,6 +457,7 @@ impl Notifier for Faulty<dyn Notifier> {
             }
             sent.push(notice);
         }
+        sent.extend(passed);
         self.faults.around("notifier.notify", self.inner.notify(sent)).await
     }
 

@@ -73,6 +73,7 @@ fn trouble(world: &World, dice: &mut StdRng) {
         fail_after: dice.random_range(0..100),
         drop: dice.random_range(0..600),
         double: dice.random_range(0..300),
+        reorder: dice.random_range(0..300),
     };
     world.all_nodes().iter().for_each(|node| node.faults.set(odds));
 }
