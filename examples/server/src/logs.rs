@@ -2,11 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{
-    EnvFilter,
-    filter::{Directive, LevelFilter},
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
 
 use crate::{Config, StartError};
 
@@ -20,15 +16,18 @@ pub enum LogFormat {
     Json,
 }
 
+/// Below this tungstenite writes whole frames: tokens and messages.
+const SILENT: &str = "tungstenite=info";
+
 /// Writes this process's log lines from now on; a second call changes nothing.
 ///
 /// # Errors
 /// [`StartError::Setting`] when the filter cannot be understood.
 pub fn write_logs(config: &Config) -> Result<(), StartError> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| StartError::Setting { name: "log", why: error.to_string() })?
-        // Below this it writes whole frames: tokens and messages.
-        .add_directive(Directive::from(LevelFilter::INFO).with_target("tungstenite"));
+    let unreadable = |why: String| StartError::Setting { name: "log", why };
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| unreadable(error.to_string()))?;
+    let filter =
+        filter.add_directive(SILENT.parse().map_err(|error: ParseError| unreadable(error.to_string()))?);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
