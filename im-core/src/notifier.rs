@@ -62,7 +62,7 @@ pub enum Notice {
 /// New entries for users of one node; the records are shared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Signals {
-    /// The records; empty when they were too large to be carried.
+    /// The records that somebody is sent inline; the others are left out.
     pub records: Arc<[Arc<Record>]>,
     /// Who got which.
     pub users: Vec<UserSignal>,

@@ -1,13 +1,16 @@
 //! Group commit: the sends of one partition become appends of many records.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use im_core::{
     Append, AppendOutcome, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark, Ordinal, Partition,
     Receipt, Result,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     Refusal,
@@ -27,9 +30,17 @@ pub(crate) struct Commit {
 #[derive(Debug)]
 struct Job {
     append: Append,
-    /// The epoch under which it was found to be new.
-    admitted: Epoch,
+    looked_up: Option<Epoch>,
     answer: oneshot::Sender<Result<AppendOutcome>>,
+    /// Nobody waits any longer than until then.
+    until: Instant,
+}
+
+impl Job {
+    /// The caller was told that the outcome is unknown, and may have come again since: nothing is gained by an append.
+    fn is_given_up(&self) -> bool {
+        self.answer.is_closed() && Instant::now() >= self.until
+    }
 }
 
 /// What a committed send got.
@@ -66,39 +77,24 @@ impl Commit {
         Partition::of(&append.conversation, self.queues.len() as u16)
     }
 
-    /// Puts a send in the queue now; the answer comes later, whether it is waited for or not. `admitted`: the epoch under which
-    /// it was found to be new.
+    /// Puts a send in the queue now; the answer comes later, whether it is waited for or not.
+    ///
+    /// `looked_up` is the epoch in which it was found that no look-up in the store is needed, or that it finds nothing. Under
+    /// any other the log may have lost what it knew then: the committer looks the send up before it appends it.
     pub(crate) fn enqueue(
         &self,
         append: Append,
-        admitted: Epoch,
+        looked_up: Option<Epoch>,
     ) -> ChatResult<impl Future<Output = ChatResult<Committed>> + Send + use<>> {
         let (answer, outcome) = oneshot::channel();
         let queue = &self.queues[usize::from(self.partition(&append).0)];
-        queue.try_send(Job { append, admitted, answer }).map_err(|error| match error {
+        let job = Job { append, looked_up, answer, until: Instant::now() + self.patience };
+        queue.try_send(job).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::Overloaded(Duration::from_millis(100)),
             mpsc::error::TrySendError::Closed(_) => Refusal::ShuttingDown,
         })?;
-        Ok(self.answer(outcome))
-    }
-
-    /// The same, but waits for a place in the queue.
-    pub(crate) async fn enqueue_patiently(&self, append: Append, admitted: Epoch) -> ChatResult<Committed> {
-        let (answer, outcome) = oneshot::channel();
-        let queue = &self.queues[usize::from(self.partition(&append).0)];
-        match tokio::time::timeout(self.patience, queue.send(Job { append, admitted, answer })).await {
-            Ok(Ok(())) => self.answer(outcome).await,
-            Ok(Err(_)) => Err(Refusal::ShuttingDown.into()),
-            Err(_) => Err(Refusal::Overloaded(Duration::from_millis(100)).into()),
-        }
-    }
-
-    fn answer(
-        &self,
-        outcome: oneshot::Receiver<Result<AppendOutcome>>,
-    ) -> impl Future<Output = ChatResult<Committed>> + Send + use<> {
         let patience = self.patience;
-        async move {
+        Ok(async move {
             let outcome = tokio::time::timeout(patience, outcome)
                 .await
                 .map_err(|_| unknown("log.append", "the log did not answer in time"))?
@@ -112,8 +108,15 @@ impl Commit {
                     Err(Error::new(ErrorKind::Other, "engine", "log.append", "a floor was not taken").into())
                 }
             }
-        }
+        })
     }
+}
+
+/// The appends of one batch, and for each the epoch in which it was looked up.
+#[derive(Debug, Default)]
+struct Appends {
+    appends: Vec<Append>,
+    looked_up: Vec<Option<Epoch>>,
 }
 
 struct Committer {
@@ -144,13 +147,19 @@ impl Committer {
         over.unwrap_or(jobs.len()).max(1)
     }
 
-    async fn commit(&self, jobs: Vec<Job>) {
-        // Of several the one that is not the current epoch: then all are looked up.
-        let current = self.numbering.current().epoch;
-        let admitted = jobs.iter().map(|job| job.admitted).find(|admitted| *admitted != current);
-        let (appends, answers): (Vec<_>, Vec<_>) =
-            jobs.into_iter().map(|job| (job.append, job.answer)).unzip();
-        match self.append_with_patience(appends, admitted.unwrap_or(current)).await {
+    async fn commit(&self, mut jobs: Vec<Job>) {
+        jobs.retain(|job| !job.is_given_up());
+        if jobs.is_empty() {
+            return;
+        }
+        let mut batch = Appends::default();
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            batch.appends.push(job.append);
+            batch.looked_up.push(job.looked_up);
+            answers.push(job.answer);
+        }
+        match self.append_with_patience(batch).await {
             Ok(outcomes) => {
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     let _ = answer.send(Ok(outcome));
@@ -165,16 +174,12 @@ impl Committer {
     }
 
     /// Appends; repeats after a transient error as long as anybody waits, which is safe because appends are idempotent.
-    async fn append_with_patience(
-        &self,
-        mut appends: Vec<Append>,
-        admitted: Epoch,
-    ) -> Result<Vec<AppendOutcome>> {
-        let deadline = tokio::time::Instant::now() + self.config.patience;
+    async fn append_with_patience(&self, mut batch: Appends) -> Result<Vec<AppendOutcome>> {
+        let deadline = Instant::now() + self.config.patience;
         let mut pause = Duration::from_millis(20);
         loop {
-            match self.append_seeded(&mut appends, admitted).await {
-                Err(error) if error.is_transient() && tokio::time::Instant::now() + pause < deadline => {
+            match self.append_in_epoch(&mut batch).await {
+                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
                     tracing::warn!(%error, "append failed; again in {pause:?}");
                     tokio::time::sleep(pause).await;
                     pause *= 2;
@@ -184,44 +189,53 @@ impl Committer {
         }
     }
 
-    /// Appends. Under another epoch than that in which the sends were found to be new everything begins afresh: the log may have
-    /// lost their keys, and a floor belongs to the epoch that it was asked in.
-    async fn append_seeded(&self, appends: &mut [Append], admitted: Epoch) -> Result<Vec<AppendOutcome>> {
+    /// Appends under the epoch of now, or under the one that follows it if it is over.
+    async fn append_in_epoch(&self, batch: &mut Appends) -> Result<Vec<AppendOutcome>> {
         let epoch = self.numbering.current().epoch;
-        let appended = if epoch == admitted {
-            self.append_under(epoch, appends).await
-        } else {
-            self.append_unknown(epoch, appends).await
-        };
-        match appended {
+        match self.append_once(epoch, batch).await {
             Err(error) if matches!(error.kind(), ErrorKind::StaleEpoch | ErrorKind::OtherIncarnation) => {
                 self.numbering.renew(&self.parts, epoch).await?;
-                let epoch = self.numbering.current().epoch;
-                self.append_unknown(epoch, appends).await
+                self.append_once(self.numbering.current().epoch, batch).await
             }
             outcome => outcome,
         }
     }
 
     /// Appends what the store does not have.
-    async fn append_unknown(&self, epoch: Epoch, appends: &[Append]) -> Result<Vec<AppendOutcome>> {
-        let keys: Vec<_> = appends.iter().map(Append::key).collect();
-        let found = self.parts.store.messages.find(&keys).await?;
-        let unknown = appends.iter().zip(&found).filter(|(_, found)| found.is_none());
-        let mut unknown: Vec<Append> =
-            unknown.map(|(append, _)| Append { floor: None, ..append.clone() }).collect();
-        let appended = self.append_under(epoch, &mut unknown).await?;
-        let mut appended = appended.into_iter();
-        let outcome = |(append, found): (&Append, Option<Found>)| match found {
+    async fn append_once(&self, epoch: Epoch, batch: &mut Appends) -> Result<Vec<AppendOutcome>> {
+        let found = self.look_up(epoch, batch).await?;
+        let appends = &mut batch.appends;
+        // A floor belongs to the epoch that it was asked in.
+        appends.iter_mut().for_each(|append| append.floor = None);
+        if found.is_empty() {
+            return self.append_seeded(epoch, appends).await;
+        }
+        let unknown = appends.iter().enumerate().filter(|(at, _)| !found.contains_key(at));
+        let mut unknown: Vec<Append> = unknown.map(|(_, append)| append.clone()).collect();
+        let mut appended = self.append_seeded(epoch, &mut unknown).await?.into_iter();
+        let outcome = |(at, append): (usize, &Append)| match found.get(&at) {
             Some(found) if found.hash == append.hash => Some(AppendOutcome::Duplicate(found.receipt)),
             Some(_) => Some(AppendOutcome::Conflict),
             None => appended.next(),
         };
-        Ok(appends.iter().zip(found).filter_map(outcome).collect())
+        Ok(appends.iter().enumerate().filter_map(outcome).collect())
+    }
+
+    /// What the store has of the appends that were not looked up in this epoch, by their place: the log may have lost the keys
+    /// of what it had when they were.
+    async fn look_up(&self, epoch: Epoch, batch: &Appends) -> Result<BTreeMap<usize, Found>> {
+        let old: Vec<usize> =
+            (0..batch.appends.len()).filter(|at| batch.looked_up[*at] != Some(epoch)).collect();
+        if old.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let keys: Vec<_> = old.iter().map(|at| batch.appends[*at].key()).collect();
+        let found = self.parts.store.messages.find(&keys).await?;
+        Ok(old.into_iter().zip(found).filter_map(|(at, found)| Some((at, found?))).collect())
     }
 
     /// Appends; what comes back unseeded is appended again with its floor.
-    async fn append_under(&self, epoch: Epoch, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {
+    async fn append_seeded(&self, epoch: Epoch, appends: &mut [Append]) -> Result<Vec<AppendOutcome>> {
         let log = &self.parts.log.log;
         let mut outcomes = log.append(self.partition, epoch, appends).await?;
         let unseeded: Vec<usize> =
@@ -259,4 +273,61 @@ impl Committer {
 pub(crate) fn ordinal_before(record: &LogRecord) -> Ordinal {
     let Mark { ordinal, .. } = record.record.mark();
     Ordinal(ordinal.0 - u64::from(record.record.kind.counts()).min(ordinal.0))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use im_core::{
+        ClientMsgId, ContentHash, ContentType, LogRead, Position, RecordKind, UserId, memory::Memory,
+    };
+
+    use super::*;
+
+    pub(crate) fn append(name: &str) -> Append {
+        let (kind, content_type) = (RecordKind::Message, ContentType::Text);
+        let (alice, bob) = (UserId::new("alice").unwrap(), UserId::new("bob").unwrap());
+        Append {
+            conversation: im_core::ConversationId::single(&alice, &bob).unwrap(),
+            sender: alice,
+            device: None,
+            send_to: Some(bob),
+            client_msg_id: ClientMsgId::new(name).unwrap(),
+            kind,
+            content_type,
+            content: name.into(),
+            hash: ContentHash::of(kind, content_type, name),
+            floor: None,
+        }
+    }
+
+    pub(crate) async fn committer(memory: &Memory, config: &Config) -> (Commit, BoxFuture<'static, ()>) {
+        let parts = Complete::try_from(im_core::Parts::from(memory)).unwrap();
+        let numbering = Arc::new(Numbering::open(&parts).await.unwrap());
+        let (commit, mut tasks) = Commit::new(&parts, &numbering, config, 1);
+        (commit, tasks.pop().unwrap())
+    }
+
+    pub(crate) async fn logged(memory: &Memory) -> Vec<String> {
+        let log: Arc<dyn im_core::MessageLog> = Arc::new(memory.log());
+        let read = log.read(Partition(0), Position::START, 100, Duration::ZERO).await.unwrap();
+        let LogRead::Records(records) = read else { panic!("trimmed") };
+        records.iter().map(|record| record.record.content.to_string()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_everybody_has_given_up_is_not_appended() {
+        let memory = Memory::new();
+        let (commit, task) = committer(&memory, &Config::default()).await;
+        let late = commit.enqueue(append("late"), None).unwrap();
+        let answer = late.await;
+        assert!(
+            matches!(answer, Err(crate::ChatError::Failed(error)) if error.outcome() == im_core::Outcome::Unknown)
+        );
+        drop(commit.enqueue(append("not waited for"), None).unwrap());
+        let waiting = commit.enqueue(append("waited for"), None).unwrap();
+        drop(commit);
+        let (committed, ()) = tokio::join!(waiting, task);
+        committed.unwrap();
+        assert_eq!(logged(&memory).await, ["not waited for", "waited for"]);
+    }
 }

@@ -19,6 +19,7 @@ use crate::{
     admission::Admissions,
     builder::{Builder, Complete},
     commit::Commit,
+    config::{self, TIMES},
     epoch::Numbering,
     error::ChatResult,
     fanout::FanOut,
@@ -75,6 +76,7 @@ pub(crate) struct Inner {
     intake_tasks: TaskTracker,
     /// Workers, housekeeping, what sessions leave to be done.
     tasks: TaskTracker,
+    /// Where the engine was started. Sessions may be dropped anywhere.
     runtime: Handle,
     info: EngineInfo,
 }
@@ -90,6 +92,7 @@ impl Inner {
     pub(crate) async fn start(builder: Builder) -> Result<Engine> {
         builder.config.check()?;
         let parts = Complete::try_from(builder.parts)?;
+        config::within("presence ttl", parts.presence.ttl(), TIMES)?;
         let node = NodeId::new(builder.ids.fresh())
             .map_err(|error| crate::builder::invalid(format!("the id source gave no id: {error}")))?;
         let numbering = Arc::new(Numbering::open(&parts).await?);
@@ -130,8 +133,9 @@ impl Inner {
             numbering,
             info,
         });
-        committers.into_iter().for_each(|committer| drop(inner.intake_tasks.spawn(committer)));
-        inner.intake_tasks.spawn(marker);
+        let runtime = &inner.runtime;
+        committers.into_iter().for_each(|committer| drop(inner.intake_tasks.spawn_on(committer, runtime)));
+        inner.intake_tasks.spawn_on(marker, runtime);
         inner.start_workers(builder.projections, &commit);
         inner.keep_house();
         Ok(Engine { inner })
@@ -156,7 +160,7 @@ impl Inner {
                     node: self.node.clone(),
                     stop: self.workers_stop.clone(),
                 };
-                self.tasks.spawn(worker.run());
+                self.spawn(worker.run());
             }
         }
     }
@@ -164,12 +168,7 @@ impl Inner {
     fn fan_out(&self, commit: &Arc<Commit>) -> FanOut {
         FanOut {
             signaller: signaller(&self.parts, &self.config),
-            switch: Switch {
-                threshold: self.config.read_diffusion_threshold,
-                messages: self.parts.store.messages.clone(),
-                numbering: self.numbering.clone(),
-                commit: Arc::downgrade(commit),
-            },
+            switch: Switch::new(self.config.read_diffusion_threshold, Arc::downgrade(commit)),
             parts: self.parts.clone(),
             delivery_entries: self.config.delivery_entries,
             cache_entries: self.config.cache_entries,
@@ -178,8 +177,6 @@ impl Inner {
     }
 
     /// Runs a task that shutdown waits for.
-    ///
-    /// On the engine's own runtime: a session may be dropped where there is none.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn_on(task, &self.runtime);
     }
@@ -187,7 +184,7 @@ impl Inner {
     /// Runs a task that shutdown ends.
     pub(crate) fn spawn_until_stop(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.workers_stop.clone();
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -305,7 +302,9 @@ impl Engine {
     /// Creates a group; its creator is the owner. Returns when the members are in.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when the id is taken, [`Refusal::TooLarge`], [`Refusal::Denied`], or a failure.
+    /// [`Refusal::Conflict`] when the id is taken, [`Refusal::Invalid`], [`Refusal::TooLarge`], [`Refusal::Denied`],
+    /// [`Refusal::ClientClock`], [`Refusal::Overloaded`], or a failure. After one whose outcome is unknown create the same group
+    /// again: it is created once.
     pub async fn create_group(&self, creator: &UserId, group: NewGroup) -> ChatResult<Ack> {
         self.inner.create_group(creator, group).await
     }
@@ -313,8 +312,9 @@ impl Engine {
     /// Changes the members of a group, on behalf of a user. Returns when the change is applied.
     ///
     /// # Errors
-    /// [`Refusal::NotMember`], [`Refusal::NotAllowed`], [`Refusal::UnknownConversation`], [`Refusal::TooLarge`],
-    /// [`Refusal::Denied`], or a failure.
+    /// [`Refusal::NotMember`], [`Refusal::NotAllowed`], [`Refusal::UnknownConversation`], [`Refusal::Invalid`] when nobody is
+    /// named, [`Refusal::TooLarge`], [`Refusal::Denied`], [`Refusal::ClientClock`], [`Refusal::Overloaded`], or a failure. After
+    /// one whose outcome is unknown ask for the same again: it is done once.
     pub async fn change_members(
         &self,
         user: &UserId,

@@ -31,6 +31,13 @@ impl Numbering {
         *self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Takes the epoch anew if the log is in another one: another node may have opened it, and nobody need append here.
+    pub(crate) async fn follow(&self, parts: &Complete) -> Result<()> {
+        let info = parts.log.log.info().await?;
+        let epoch = self.current().epoch;
+        if is_open(&info, epoch) { Ok(()) } else { self.renew(parts, epoch).await }
+    }
+
     /// Takes the epoch anew after one was refused as `refused`; once, however many ask.
     pub(crate) async fn renew(&self, parts: &Complete, refused: Epoch) -> Result<()> {
         let _one_at_a_time = self.renewing.lock().await;

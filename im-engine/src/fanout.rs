@@ -1,15 +1,15 @@
 //! The fan-out projection (写扩散): applies memberships, writes every recipient's inbox, then signals.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use im_core::{
-    Batch, Checkpoint, ConversationId, Delivery, Epoch, Error, ErrorKind, LogRecord, Mark, Partition,
-    Projection, Recipient, RecordKind, Result, UserId,
+    Batch, Checkpoint, ConversationId, Delivery, Error, ErrorKind, LogRecord, Mark, Partition, Projection,
+    Recipient, Result, UserId,
 };
 
 use crate::{
@@ -42,9 +42,8 @@ pub(crate) struct FanOut {
     pub(crate) switch: Switch,
     pub(crate) delivery_entries: usize,
     pub(crate) cache_entries: usize,
-    /// The member lists that each partition's worker knows, and in which epoch. A new run begins without any; so does an epoch:
-    /// between its beginning and the last record that this worker saw may lie one that another worker applied and the log lost.
-    pub(crate) known: Mutex<HashMap<Partition, (Epoch, Members)>>,
+    /// The member lists that each partition's worker knows; a new run begins without any.
+    pub(crate) known: Mutex<HashMap<Partition, Members>>,
 }
 
 #[async_trait]
@@ -54,24 +53,20 @@ impl Projection for FanOut {
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
-        self.known().remove(&partition);
+        self.take_known(partition);
         self.parts.inbox.checkpoint(partition).await
     }
 
     async fn apply(&self, batch: &Batch) -> Result<()> {
         known_kinds(batch)?;
-        let epoch = batch.checkpoint.position.epoch;
-        let mut members = self.take_known(batch.partition, epoch);
+        let mut members = self.take_known(batch.partition);
         members.apply(&self.parts, batch).await?;
         let plan = self.plan(&mut members, batch).await?;
         self.deliver(batch, &plan).await?;
-        // Who left learns so before anybody hears of a newer head; and who is in a group that became large must be told of its
-        // heads from now on.
-        let mut changed = members.changed_users();
-        changed.extend(plan.switched);
-        self.signaller.states(changed).await;
+        // Who left learns so before anybody hears of a newer head.
+        self.signaller.states(members.changed_users()).await;
         self.signaller.heads(&plan.heads).await;
-        self.known().insert(batch.partition, (epoch, members));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(batch.partition, members);
         Ok(())
     }
 }
@@ -80,38 +75,29 @@ impl Projection for FanOut {
 struct Plan {
     recipients: Vec<Recipient>,
     heads: BTreeMap<ConversationId, Mark>,
-    /// The members of groups that became large.
-    switched: BTreeSet<UserId>,
 }
 
 impl FanOut {
-    fn known(&self) -> MutexGuard<'_, HashMap<Partition, (Epoch, Members)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_known(&self, partition: Partition, epoch: Epoch) -> Members {
-        let known = self.known().remove(&partition).filter(|(of, _)| *of == epoch);
-        known.map_or_else(|| Members::new(self.cache_entries), |(_, members)| members)
+    fn take_known(&self, partition: Partition) -> Members {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+        known.unwrap_or_else(|| Members::new(self.cache_entries))
     }
 
     async fn plan(&self, members: &mut Members, batch: &Batch) -> Result<Plan> {
         let mut shares = Shares::default();
-        let (mut heads, mut switched) = (BTreeMap::new(), BTreeSet::new());
+        let mut heads = BTreeMap::new();
         for (index, LogRecord { record, .. }) in (0_u32..).zip(&batch.records) {
             match members.audience(&self.parts, record).await? {
                 Audience::Inboxes(users) => {
                     shares.add(index, &users);
-                    if record.kind == RecordKind::Large {
-                        switched.extend(users.iter().cloned());
-                    }
-                    self.switch.consider(record, users.len()).await?;
+                    self.switch.consider(record, users.len());
                 }
                 Audience::Readers => {
                     heads.insert(record.conversation.clone(), record.mark());
                 }
             }
         }
-        Ok(Plan { recipients: shares.into_recipients(), heads, switched })
+        Ok(Plan { recipients: shares.into_recipients(), heads })
     }
 
     /// Delivers in bounded chunks; the last one carries the checkpoint. Signals follow each chunk.

@@ -8,10 +8,10 @@ use im_core::{
 };
 
 use crate::{
-    Ack, AckLevel, Refusal,
+    Ack, AckLevel, ChatError, Refusal,
     commit::Committed,
     engine::Inner,
-    error::{ChatError, ChatResult, unknown},
+    error::{ChatResult, unknown},
     send::Admitted,
 };
 
@@ -27,7 +27,7 @@ pub struct NewGroup {
     pub id: ConversationId,
     /// Its name, at most 256 bytes.
     pub name: Option<Arc<str>>,
-    /// Who is in it beside the creator, at most 400 at once.
+    /// Who is in it beside the creator, with the creator at most 400.
     pub members: Vec<UserId>,
     /// Names the creation; a retry carries the same.
     pub client_msg_id: ClientMsgId,
@@ -36,9 +36,9 @@ pub struct NewGroup {
 /// Who comes or goes, or is given a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
-    /// These join; oneself, or others if one is a member.
+    /// These join; oneself, or others if one is a member. At least one.
     Join(Vec<UserId>),
-    /// These leave; oneself, or others if one's role is higher than theirs.
+    /// These leave; oneself, or others if one's role is higher than theirs. At least one.
     Leave(Vec<UserId>),
     /// A member gets a role; only an owner may.
     Role(UserId, Role),
@@ -68,47 +68,53 @@ impl Inner {
         if group.name.as_ref().is_some_and(|name| name.len() > NAME_BYTES) {
             return Err(Refusal::TooLarge { what: "name bytes", limit: NAME_BYTES }.into());
         }
-        let key = SendKey {
-            conversation: group.id.clone(),
-            sender: creator.clone(),
-            client_msg_id: group.client_msg_id.clone(),
-        };
-        self.allowed_or_known(self.may_create(creator, &group).await, &key).await?;
+        let request = PolicyRequest::CreateGroup { user: creator.clone(), members: group.members.len() + 1 };
         let others = distinct(group.members).into_iter().filter(|user| user != creator);
         let mut join = vec![(creator.clone(), Role::Owner)];
         join.extend(others.map(|user| (user, Role::Member)));
         within_a_record(join.len())?;
+        let allowed = self.may_create(&group.id, &request).await;
+        self.or_retry(allowed, creator, &group.id, &group.client_msg_id).await?;
         let create = Some(GroupInfo { name: group.name });
         let change = MembersChange { create, join, ..MembersChange::default() };
         let ack = self.append_change(creator, &group.id, group.client_msg_id, &change).await?;
-        // Of two creators the first record wins; the other one's has no effect, so nobody joined by it.
-        match self.membership(&group.id, creator).await {
-            Ok(own) if own.intervals.first().is_some_and(|first| first.joined.seq == ack.seq) => Ok(ack),
-            Ok(_) | Err(ChatError::Refused(Refusal::UnknownConversation | Refusal::NotMember)) => {
-                Err(Refusal::Conflict.into())
+        // Of two creators the first record wins; the other one's has no effect.
+        if self.is_creation(creator, &ack).await? { Ok(ack) } else { Err(Refusal::Conflict.into()) }
+    }
+
+    /// Nothing is appended to a group that is there: its timeline is its members'.
+    async fn may_create(&self, id: &ConversationId, request: &PolicyRequest) -> ChatResult<()> {
+        self.allowed(request).await?;
+        match self.there(id).await {
+            Ok(()) => Err(Refusal::Conflict.into()),
+            Err(ChatError::Refused(Refusal::UnknownConversation)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a record is the one that made its conversation: the creator's first interval begins with it.
+    async fn is_creation(&self, creator: &UserId, ack: &Ack) -> ChatResult<bool> {
+        match self.membership(&ack.conversation, creator).await {
+            Ok(membership) => {
+                Ok(membership.intervals.first().is_some_and(|first| first.joined.seq == ack.seq))
             }
-            Err(failed) => Err(failed),
+            Err(ChatError::Refused(Refusal::UnknownConversation | Refusal::NotMember)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// A group that is there is not created again: the record would stand in its timeline, whoever sent it.
-    async fn may_create(&self, creator: &UserId, group: &NewGroup) -> ChatResult<()> {
-        match self.there(&group.id).await {
-            Err(ChatError::Refused(Refusal::UnknownConversation)) => {}
-            Ok(()) => return Err(Refusal::Conflict.into()),
-            Err(failed) => return Err(failed),
-        }
-        let members = group.members.len() + 1;
-        self.allowed(&PolicyRequest::CreateGroup { user: creator.clone(), members }).await
-    }
-
-    /// A retry is answered also after it took away the right to do it: a refusal is looked up first.
-    async fn allowed_or_known(&self, allowed: ChatResult<()>, key: &SendKey) -> ChatResult<()> {
-        match allowed {
-            Err(ChatError::Refused(refusal)) if self.find(key).await?.is_none() => Err(refusal.into()),
-            Err(ChatError::Refused(_)) => Ok(()),
-            allowed => allowed,
-        }
+    /// A refusal is looked up first: a retry is answered also after its first try, or another, took away the right to it.
+    async fn or_retry(
+        &self,
+        allowed: ChatResult<()>,
+        user: &UserId,
+        id: &ConversationId,
+        client_msg_id: &ClientMsgId,
+    ) -> ChatResult<()> {
+        let Err(ChatError::Refused(refusal)) = allowed else { return allowed };
+        let key =
+            SendKey { conversation: id.clone(), sender: user.clone(), client_msg_id: client_msg_id.clone() };
+        if self.find(&key).await?.is_some() { Ok(()) } else { Err(refusal.into()) }
     }
 
     /// Changes members by a record and waits until it is applied.
@@ -122,24 +128,10 @@ impl Inner {
         if id.is_single() {
             return Err(Refusal::Invalid("a single conversation keeps its two users".into()).into());
         }
+        let record = record_of(&change)?;
         let allowed = self.may_change(user, id, &change).await;
-        let change = match change {
-            MemberChange::Join(users) => MembersChange {
-                join: distinct(users).into_iter().map(|user| (user, Role::Member)).collect(),
-                ..MembersChange::default()
-            },
-            MemberChange::Leave(users) => {
-                MembersChange { leave: distinct(users), ..MembersChange::default() }
-            }
-            MemberChange::Role(user, role) => {
-                MembersChange { role: vec![(user, role)], ..MembersChange::default() }
-            }
-        };
-        within_a_record(change.join.len() + change.leave.len() + change.role.len())?;
-        let key =
-            SendKey { conversation: id.clone(), sender: user.clone(), client_msg_id: client_msg_id.clone() };
-        self.allowed_or_known(allowed, &key).await?;
-        self.append_change(user, id, client_msg_id, &change).await
+        self.or_retry(allowed, user, id, &client_msg_id).await?;
+        self.append_change(user, id, client_msg_id, &record).await
     }
 
     async fn may_change(&self, user: &UserId, id: &ConversationId, change: &MemberChange) -> ChatResult<()> {
@@ -207,9 +199,8 @@ impl Inner {
             hash,
             floor: None,
         };
-        let epoch = self.numbering.current().epoch;
         let committed = match self.fresh_or_known(append).await? {
-            Admitted::New(append) => self.commit()?.enqueue(append, epoch)?.await?,
+            Admitted::New(append, epoch) => self.commit()?.enqueue(append, Some(epoch))?.await?,
             Admitted::Known(found) => Committed { receipt: found.receipt, duplicate: true },
         };
         let seq = committed.receipt.mark.seq;
@@ -232,11 +223,26 @@ impl Inner {
     }
 }
 
+fn record_of(change: &MemberChange) -> ChatResult<MembersChange> {
+    let mut record = MembersChange::default();
+    match change {
+        MemberChange::Join(users) => {
+            record.join = distinct(users.clone()).into_iter().map(|user| (user, Role::Member)).collect();
+        }
+        MemberChange::Leave(users) => record.leave = distinct(users.clone()),
+        MemberChange::Role(user, role) => record.role.push((user.clone(), *role)),
+    }
+    let users = record.join.len() + record.leave.len() + record.role.len();
+    if users == 0 {
+        // Anybody could write such records, also into groups of others.
+        return Err(Refusal::Invalid("nobody comes or goes".into()).into());
+    }
+    within_a_record(users)?;
+    Ok(record)
+}
+
 fn within_a_record(users: usize) -> ChatResult<()> {
     let limit = USERS_PER_RECORD;
-    if users == 0 {
-        return Err(Refusal::Invalid("nobody is named".into()).into());
-    }
     if users > limit { Err(Refusal::TooLarge { what: "users at once", limit }.into()) } else { Ok(()) }
 }
 

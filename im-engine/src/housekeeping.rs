@@ -1,11 +1,14 @@
-//! What a node does by the clock: notices, presence beats, acks overdue, heads of large groups, expiry, trimming.
+//! What a node does by the clock: notices, who reads which large groups, presence beats, acks overdue, expiry, trimming.
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::{Connect, Connected, ConversationId, Gone, Mark, Membership, Notice, Noticed, Result, UserId};
+use im_core::{Connect, Connected, ConversationId, Gone, Mark, Membership, Noticed, Result, UserId};
 use tokio::time::MissedTickBehavior;
 
-use crate::{cell::CloseReason, engine::Inner};
+use crate::{
+    cell::{Cell, CloseReason},
+    engine::Inner,
+};
 
 /// How often overdue acks and silent sessions are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -17,14 +20,15 @@ const EXPIRE: usize = 10_000;
 const RESUBSCRIBE: Duration = Duration::from_millis(500);
 /// How many users are asked about at once.
 const USERS: usize = 500;
+/// How many users' large groups are looked up at once.
+const LOOK_UPS: usize = 8;
 
 impl Inner {
     pub(crate) fn keep_house(self: &Arc<Self>) {
         self.spawn_until_stop(self.clone().listen());
-        self.spawn_until_stop(self.clone().look_up());
+        self.spawn_until_stop(self.clone().look_up_large_groups());
         self.every(TICK, |this| async move { this.tick() });
         self.every(self.parts.presence.ttl() / 3, |this| async move { this.beat().await });
-        self.every(self.config.heartbeat, |this| async move { this.refresh_heads().await });
         self.every(SWEEP, |this| async move { this.sweep().await });
     }
 
@@ -65,13 +69,17 @@ impl Inner {
         }
     }
 
-    /// Asks for the large groups of users whose state has changed: beside the notices, which would wait for the store.
-    async fn look_up(self: Arc<Self>) {
+    /// Looks up the large groups of those whose own state has changed, beside the notices and never in their way.
+    async fn look_up_large_groups(self: Arc<Self>) {
         loop {
-            let user = self.hub.to_look_up().await;
-            if let Err(error) = self.refresh_large_groups(&user).await {
-                tracing::warn!(%error, "large groups were not looked up; the next heartbeat will");
-            }
+            let users = self.hub.outdated(LOOK_UPS).await;
+            futures::future::join_all(users.iter().map(|user| self.look_up_large_groups_of(user))).await;
+        }
+    }
+
+    async fn look_up_large_groups_of(&self, user: &UserId) {
+        if let Err(error) = self.refresh_large_groups(user).await {
+            tracing::warn!(%error, "large groups were not looked up; the next heartbeat will");
         }
     }
 
@@ -90,7 +98,7 @@ impl Inner {
             if let Some(end) = end {
                 self.hub.end(user, &end, &self.config);
             }
-            self.hub.notice(Notice::State(user.clone(), version), &self.config);
+            self.hub.notice(im_core::Notice::State(user.clone(), version), &self.config);
         }
         Ok(())
     }
@@ -103,86 +111,84 @@ impl Inner {
     }
 
     /// Says that this node lives. A session that the presence forgot enters again, if its slot is free.
+    ///
+    /// All are named, so that the presence keeps one that is just entering; but what it does not know of such a one is no loss:
+    /// who entered it again here would compete with the session that it is to follow.
     async fn beat(&self) -> Result<()> {
+        let entered: Vec<_> = self.hub.cells().into_iter().filter(|cell| cell.has_entered()).collect();
         let gone = self.parts.presence.beat(&self.node, &self.hub.held()).await?;
-        if gone.is_empty() {
-            return Ok(());
-        }
-        // One that is about to enter is not there yet; that it is unknown means nothing.
-        for cell in self.hub.cells().into_iter().filter(|cell| cell.has_entered()) {
+        for cell in entered {
             match gone.iter().find(|(id, _)| *id == cell.session.id) {
-                None => continue,
-                Some((_, Gone::Displaced)) => {
-                    cell.close(CloseReason::Kicked);
-                    continue;
-                }
-                Some((_, Gone::Forgotten)) => {}
+                None => {}
+                Some((_, Gone::Displaced)) => cell.close(CloseReason::Kicked),
+                Some((_, Gone::Forgotten)) => self.enter_again(&cell).await?,
             }
-            let request = Connect {
-                user: cell.user.clone(),
-                session: cell.session.clone(),
-                slot: self.slot(&cell.session),
-                max: self.config.session_max,
-                when_full: im_core::WhenFull::RejectNew,
-            };
-            if self.parts.presence.connect(&request).await? == Connected::Refused {
-                cell.close(CloseReason::Kicked);
-            }
+        }
+        Ok(())
+    }
+
+    async fn enter_again(&self, cell: &Cell) -> Result<()> {
+        let request = Connect {
+            user: cell.user.clone(),
+            session: cell.session.clone(),
+            slot: self.slot(&cell.session),
+            max: self.config.session_max,
+            when_full: im_core::WhenFull::RejectNew,
+        };
+        if self.parts.presence.connect(&request).await? == Connected::Refused {
+            cell.close(CloseReason::Kicked);
         }
         Ok(())
     }
 
     /// The large groups that a user reads, from the store.
     pub(crate) async fn refresh_large_groups(&self, user: &UserId) -> Result<()> {
-        let turn = self.hub.turn(user);
+        let Some(since) = self.hub.generation(user) else { return Ok(()) };
         let mut groups = Vec::new();
         let mut after = None;
         loop {
             let page = self.parts.store.conversations.large_groups(user, &after, self.config.page).await?;
             let full = page.len() == self.config.page;
             after = page.last().cloned();
-            groups.extend(self.heads(page.into_iter().map(|id| (id, user.clone())).collect()).await?);
+            groups.extend(self.heads(user, page).await?);
             if !full {
                 break;
             }
         }
-        self.hub.reads(user, &groups, turn);
+        self.hub.reads(user, &groups, since);
         Ok(())
     }
 
-    /// The heads of large groups of which each user is a member still, as far as it may be told of them: not above a change of
-    /// members that is not applied yet.
-    async fn heads(
-        &self,
-        groups: Vec<(ConversationId, UserId)>,
-    ) -> Result<Vec<(ConversationId, Option<Mark>)>> {
-        if groups.is_empty() {
+    /// The heads of large groups as far as a user has a right to them. The memberships are read last: a head that was there
+    /// before is not above a leaving that they do not show.
+    async fn heads(&self, user: &UserId, ids: Vec<ConversationId>) -> Result<Vec<(ConversationId, Mark)>> {
+        if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<_> = groups.iter().map(|(id, _)| id.clone()).collect();
-        // The heads before the rights, as in every read.
         let last = self.parts.store.messages.last(&ids).await?;
-        let memberships = self.parts.store.conversations.memberships(&groups, &None).await?;
+        let wanted: Vec<_> = ids.iter().map(|id| (id.clone(), user.clone())).collect();
+        let memberships = self.parts.store.conversations.memberships(&wanted, &None).await?;
         let mut heads = Vec::with_capacity(ids.len());
         for ((id, last), membership) in ids.into_iter().zip(last).zip(memberships) {
-            let Some(membership) = membership.filter(Membership::is_current) else { continue };
-            let head = last.map(|last| last.mark());
-            let is_applied = |head: &Mark| membership.unapplied.is_none_or(|unapplied| head.seq < unapplied);
-            heads.push((id, head.filter(is_applied)));
+            let (Some(last), Some(membership)) = (last, membership) else { continue };
+            if let Some(head) = self.head_for(&membership, last.mark()).await? {
+                heads.push((id, head));
+            }
         }
         Ok(heads)
     }
 
-    /// The heads of the large groups read on this node, whose notices may have been lost.
-    async fn refresh_heads(&self) -> Result<()> {
-        for groups in self.hub.large_groups().chunks(USERS) {
-            for (id, head) in self.heads(groups.to_vec()).await? {
-                if let Some(head) = head {
-                    self.hub.notice(Notice::Head(id, head), &self.config);
-                }
+    /// Whose right ends at a change of members that is not applied is not known yet: its head ends there too.
+    async fn head_for(&self, membership: &Membership, head: Mark) -> Result<Option<Mark>> {
+        match membership.unapplied {
+            _ if !membership.is_current() => Ok(None),
+            Some(unapplied) if unapplied < head.seq => {
+                let place = [(membership.conversation.id.clone(), unapplied)];
+                let record = self.parts.store.messages.get(&place).await?.pop().flatten();
+                Ok(record.map(|record| record.mark()))
             }
+            _ => Ok(Some(head)),
         }
-        Ok(())
     }
 
     async fn sweep(&self) -> Result<()> {

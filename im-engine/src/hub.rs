@@ -1,7 +1,7 @@
 //! This node's sessions, and the large groups that their users read.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,15 +19,16 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     state: Mutex<State>,
-    look_up: Notify,
+    outdated: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     users: BTreeMap<UserId, User>,
-    /// Users of this node whose large groups must be asked for anew.
-    to_look_up: BTreeSet<UserId>,
-    groups: HashMap<ConversationId, Group>,
+    groups: BTreeMap<ConversationId, Group>,
+    /// Whose large groups are to be looked up: each user once, however many notices came.
+    outdated: BTreeSet<UserId>,
+    generation: u64,
 }
 
 #[derive(Debug, Default)]
@@ -35,12 +36,19 @@ struct User {
     cells: Vec<Arc<Cell>>,
     /// The large groups that the user is a member of.
     large: BTreeSet<ConversationId>,
-    /// How often the user's state has changed.
-    turn: u64,
+    /// The user may have left some of them: until they are looked up again it hears of none.
+    doubtful: bool,
+    since: Generation,
 }
+
+/// When a user's own state was last heard to change, or the user came; what was read from the store before is void.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Generation(u64);
 
 #[derive(Debug, Default)]
 struct Group {
+    /// The newest head that the fan-out has told of. A head that one reader found in the store is not it: the others have not
+    /// heard of that one.
     head: Mark,
     readers: BTreeSet<UserId>,
 }
@@ -51,7 +59,10 @@ impl Hub {
     }
 
     pub(crate) fn add(&self, cell: Arc<Cell>) {
-        self.state().users.entry(cell.user.clone()).or_default().cells.push(cell);
+        let mut state = self.state();
+        let since = state.next_generation();
+        let new = || User { since, ..User::default() };
+        state.users.entry(cell.user.clone()).or_insert_with(new).cells.push(cell);
     }
 
     pub(crate) fn remove(&self, cell: &Arc<Cell>) {
@@ -61,7 +72,7 @@ impl Hub {
         if user.cells.is_empty() {
             let large = std::mem::take(&mut user.large);
             state.users.remove(&cell.user);
-            state.to_look_up.remove(&cell.user);
+            state.outdated.remove(&cell.user);
             state.forget_reader(&cell.user, &large);
         }
     }
@@ -79,16 +90,6 @@ impl Hub {
 
     pub(crate) fn users(&self) -> Vec<UserId> {
         self.state().users.keys().cloned().collect()
-    }
-
-    /// The large groups that are read here, each with one of its readers.
-    pub(crate) fn large_groups(&self) -> Vec<(ConversationId, UserId)> {
-        let state = self.state();
-        let reader =
-            |(id, group): (&ConversationId, &Group)| Some((id.clone(), group.readers.first()?.clone()));
-        let mut groups: Vec<_> = state.groups.iter().filter_map(reader).collect();
-        groups.sort();
-        groups
     }
 
     /// Passes a notice on to its sessions.
@@ -118,30 +119,13 @@ impl Hub {
 
     fn version(&self, user: UserId, version: &StateVersion) {
         let mut state = self.state();
+        let since = state.next_generation();
         let Some(known) = state.users.get_mut(&user) else { return };
         known.cells.iter().for_each(|cell| cell.version(version));
-        // Until its groups are looked up again the user hears of none: it may have left.
-        known.turn += 1;
-        let large = std::mem::take(&mut known.large);
-        state.forget_reader(&user, &large);
-        state.to_look_up.insert(user);
+        (known.doubtful, known.since) = (true, since);
+        state.outdated.insert(user);
         drop(state);
-        self.look_up.notify_one();
-    }
-
-    /// The next user whose large groups are to be looked up; waits for one.
-    pub(crate) async fn to_look_up(&self) -> UserId {
-        loop {
-            if let Some(user) = self.state().to_look_up.pop_first() {
-                return user;
-            }
-            self.look_up.notified().await;
-        }
-    }
-
-    /// What [`reads`](Self::reads) is to be told: how often the user's state has changed so far.
-    pub(crate) fn turn(&self, user: &UserId) -> u64 {
-        self.state().users.get(user).map_or(0, |user| user.turn)
+        self.outdated.notify_one();
     }
 
     fn head(&self, id: &ConversationId, head: Mark) {
@@ -149,9 +133,26 @@ impl Hub {
         let State { users, groups, .. } = &mut *state;
         let Some(group) = groups.get_mut(id).filter(|group| head > group.head) else { return };
         group.head = head;
-        for user in group.readers.iter().filter_map(|reader| users.get(reader)) {
+        let readers = group.readers.iter().filter_map(|reader| users.get(reader));
+        for user in readers.filter(|user| !user.doubtful) {
             user.cells.iter().for_each(|cell| cell.head(id, head));
         }
+    }
+
+    /// At most `max` users whose large groups are to be looked up, as soon as there are some.
+    pub(crate) async fn outdated(&self, max: usize) -> Vec<UserId> {
+        loop {
+            let users = self.take_outdated(max);
+            if !users.is_empty() {
+                return users;
+            }
+            self.outdated.notified().await;
+        }
+    }
+
+    fn take_outdated(&self, max: usize) -> Vec<UserId> {
+        let mut state = self.state();
+        std::iter::from_fn(|| state.outdated.pop_first()).take(max).collect()
     }
 
     pub(crate) fn kick(&self, user: &UserId, sessions: &[SessionId]) {
@@ -169,27 +170,38 @@ impl Hub {
         cells.for_each(|cell| cell.entries(None, end, None, config.outbox_bytes));
     }
 
-    /// The large groups that a user reads, as the store says, with the heads that it may be told. Void if the user's state has
-    /// changed since the store was asked: it may have left one of them.
-    pub(crate) fn reads(&self, user: &UserId, groups: &[(ConversationId, Option<Mark>)], turn: u64) {
+    /// What the store is asked after this holds, if the generation is still the same then; none without a session here.
+    pub(crate) fn generation(&self, user: &UserId) -> Option<Generation> {
+        self.state().users.get(user).map(|known| known.since)
+    }
+
+    /// The large groups that a user reads, as the store said after `since`, with their heads. Void if the user's own state has
+    /// changed since then: it may have left one of them.
+    pub(crate) fn reads(&self, user: &UserId, groups: &[(ConversationId, Mark)], since: Generation) {
         let mut state = self.state();
-        let Some(known) = state.users.get_mut(user).filter(|known| known.turn == turn) else { return };
+        let Some(known) = state.users.get_mut(user).filter(|known| known.since == since) else { return };
         let now: BTreeSet<ConversationId> = groups.iter().map(|(id, _)| id.clone()).collect();
         let before = std::mem::replace(&mut known.large, now.clone());
+        known.doubtful = false;
         let gone: BTreeSet<ConversationId> = before.difference(&now).cloned().collect();
         let cells = known.cells.clone();
         state.forget_reader(user, &gone);
         for (id, head) in groups {
-            // Not the group's head: the other readers have not been told of it.
-            state.groups.entry(id.clone()).or_default().readers.insert(user.clone());
-            if let Some(head) = head {
-                cells.iter().for_each(|cell| cell.head(id, *head));
-            }
+            let group = state.groups.entry(id.clone()).or_default();
+            group.readers.insert(user.clone());
+            // The fan-out may have told of a newer head while the user's groups were in doubt.
+            let head = group.head.max(*head);
+            cells.iter().for_each(|cell| cell.head(id, head));
         }
     }
 }
 
 impl State {
+    fn next_generation(&mut self) -> Generation {
+        self.generation += 1;
+        Generation(self.generation)
+    }
+
     fn forget_reader(&mut self, user: &UserId, groups: &BTreeSet<ConversationId>) {
         for id in groups {
             let Some(group) = self.groups.get_mut(id) else { continue };
@@ -226,5 +238,121 @@ impl Shared {
         let entries = Arc::new(Entries::new(entries?));
         self.last = Some((signal.clone(), entries.clone()));
         Some(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::{DeviceId, NodeId, Ordinal, Platform, Seq, SessionRef};
+
+    use super::*;
+    use crate::Event;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn group() -> ConversationId {
+        ConversationId::group("big").unwrap()
+    }
+
+    fn mark(n: u64) -> Mark {
+        Mark { seq: Seq(n), ordinal: Ordinal(n) }
+    }
+
+    fn session(hub: &Hub, name: &str) -> Arc<Cell> {
+        let session = SessionRef {
+            id: SessionId::new(name).unwrap(),
+            node: NodeId::new("n").unwrap(),
+            device: DeviceId::new("d").unwrap(),
+            platform: Platform::new("p").unwrap(),
+        };
+        let cell = Arc::new(Cell::new(user(name), session));
+        hub.add(cell.clone());
+        cell
+    }
+
+    fn finds(hub: &Hub, name: &str, head: u64) {
+        let since = hub.generation(&user(name)).unwrap();
+        hub.reads(&user(name), &[(group(), mark(head))], since);
+    }
+
+    fn tell(hub: &Hub, head: u64) {
+        hub.notice(Notice::Head(group(), mark(head)), &Config::default());
+    }
+
+    fn state_changes(hub: &Hub, name: &str) {
+        hub.notice(Notice::State(user(name), StateVersion::new("1")), &Config::default());
+    }
+
+    /// The heads that the session is told now.
+    fn told(cell: &Cell) -> Vec<u64> {
+        let heads = std::iter::from_fn(|| cell.try_event()).take(10).filter_map(|event| match event {
+            Event::Heads(heads) => Some(heads.into_iter().map(|(_, head)| head.seq.0)),
+            _ => None,
+        });
+        heads.flatten().collect()
+    }
+
+    #[test]
+    fn every_reader_hears_of_a_head_that_one_has_found_by_itself() {
+        let hub = Hub::default();
+        let (bob, carol) = (session(&hub, "bob"), session(&hub, "carol"));
+        finds(&hub, "bob", 1);
+        finds(&hub, "carol", 1);
+        assert_eq!((told(&bob), told(&carol)), (vec![1], vec![1]));
+        finds(&hub, "bob", 2);
+        tell(&hub, 2);
+        assert_eq!((told(&bob), told(&carol)), (vec![2], vec![2]), "each once");
+    }
+
+    #[test]
+    fn what_was_read_before_the_state_changed_makes_nobody_a_reader() {
+        let hub = Hub::default();
+        let bob = session(&hub, "bob");
+        let since = hub.generation(&user("bob")).unwrap();
+        state_changes(&hub, "bob");
+        hub.reads(&user("bob"), &[(group(), mark(1))], since);
+        tell(&hub, 2);
+        assert!(told(&bob).is_empty());
+    }
+
+    #[test]
+    fn nor_does_what_was_read_for_a_session_before() {
+        let hub = Hub::default();
+        let before = session(&hub, "bob");
+        let since = hub.generation(&user("bob")).unwrap();
+        hub.remove(&before);
+        let bob = session(&hub, "bob");
+        hub.reads(&user("bob"), &[(group(), mark(1))], since);
+        assert!(told(&bob).is_empty());
+    }
+
+    #[test]
+    fn a_head_that_came_while_the_groups_were_in_doubt_is_told_after_it() {
+        let hub = Hub::default();
+        let bob = session(&hub, "bob");
+        finds(&hub, "bob", 1);
+        assert_eq!(told(&bob), [1]);
+        state_changes(&hub, "bob");
+        tell(&hub, 2);
+        assert!(told(&bob).is_empty(), "it may have left");
+        // The store is a little behind the log.
+        finds(&hub, "bob", 1);
+        assert_eq!(told(&bob), [2]);
+    }
+
+    #[tokio::test]
+    async fn a_user_is_looked_up_once_for_many_changes() {
+        let hub = Hub::default();
+        let _sessions = (session(&hub, "bob"), session(&hub, "carol"));
+        for _ in 0..100 {
+            state_changes(&hub, "bob");
+            state_changes(&hub, "carol");
+            state_changes(&hub, "who has no session here");
+        }
+        assert_eq!(hub.outdated(1).await, [user("bob")]);
+        assert_eq!(hub.outdated(9).await, [user("carol")]);
+        assert!(hub.take_outdated(9).is_empty());
     }
 }

@@ -1,10 +1,10 @@
 //! Read marks and settings: batched per node, then told to the user's sessions.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    ConversationId, DeviceId, Mark, Marked, ReadMark, Seq, SettingsChange, State, StateChanges, StateVersion,
-    UserId,
+    ConversationId, DeviceId, Mark, Marked, Membership, ReadMark, Record, Seq, SettingsChange, State,
+    StateChanges, StateVersion, StorePart, UserId,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,7 +35,7 @@ pub struct StateView {
 #[derive(Debug)]
 pub(crate) struct Job {
     mark: ReadMark,
-    answer: oneshot::Sender<im_core::Result<Marked>>,
+    answer: oneshot::Sender<im_core::Result<Result<Marked, Refusal>>>,
 }
 
 pub(crate) type Queue = mpsc::Sender<Job>;
@@ -54,7 +54,7 @@ pub(crate) fn queue(parts: Complete) -> (Queue, impl Future<Output = ()> + Send)
 
 async fn write(parts: &Complete, batch: Vec<Job>) {
     let (marks, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.mark, job.answer)).unzip();
-    match parts.store.states.mark_read(&marks).await {
+    match mark_as_allowed(&parts.store, marks).await {
         Ok(marked) => {
             for (answer, marked) in answers.into_iter().zip(marked) {
                 let _ = answer.send(Ok(marked));
@@ -64,6 +64,73 @@ async fn write(parts: &Complete, batch: Vec<Job>) {
             for answer in answers {
                 let _ = answer.send(Err(error.clone()));
             }
+        }
+    }
+}
+
+/// Moves the marks that lie within their users' rights; the others are told where those end.
+async fn mark_as_allowed(
+    store: &StorePart,
+    marks: Vec<ReadMark>,
+) -> im_core::Result<Vec<Result<Marked, Refusal>>> {
+    let places: Vec<_> = marks.iter().map(|mark| (mark.conversation.clone(), mark.user.clone())).collect();
+    let limits = limits(store, &places).await?;
+    let refusal =
+        |(mark, limit): (&ReadMark, Option<Limit>)| limit.ok_or(Refusal::NotMember)?.check(mark.seq);
+    let checked: Vec<_> = marks.iter().zip(limits).map(refusal).collect();
+    let allowed = marks.into_iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
+    let allowed: Vec<ReadMark> = allowed.map(|(mark, _)| mark).collect();
+    let mut marked = match allowed.is_empty() {
+        true => Vec::new(),
+        false => store.states.mark_read(&allowed).await?,
+    }
+    .into_iter();
+    let answer = |checked: Result<(), Refusal>| match checked {
+        Ok(()) => marked.next().map(Ok),
+        Err(refusal) => Some(Err(refusal)),
+    };
+    Ok(checked.into_iter().filter_map(answer).collect())
+}
+
+/// Up to where a user may know a timeline.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    /// As far as the store has it, and it is known who may know of it.
+    head: Mark,
+    left: Option<Seq>,
+}
+
+/// The limits of users in conversations; none for who never was a member.
+///
+/// The heads before the memberships: what comes in between lies above the head, whatever the membership says.
+async fn limits(
+    store: &StorePart,
+    places: &[(ConversationId, UserId)],
+) -> im_core::Result<Vec<Option<Limit>>> {
+    let ids: Vec<_> = places.iter().map(|(id, _)| id.clone()).collect();
+    let heads = store.messages.last(&ids).await?;
+    let memberships = store.conversations.memberships(places, &None).await?;
+    let limit = |(head, membership): (Option<Arc<Record>>, Option<Membership>)| {
+        let membership = membership?;
+        let head = head.map(|head| head.mark()).unwrap_or_default();
+        let unapplied = membership.unapplied.filter(|unapplied| *unapplied < head.seq);
+        Some(Limit {
+            head: unapplied.map_or(head, |seq| Mark { seq, ..Mark::default() }),
+            left: membership.intervals.last().and_then(|last| last.left).map(|left| left.seq),
+        })
+    };
+    Ok(heads.into_iter().zip(memberships).map(limit).collect())
+}
+
+impl Limit {
+    /// Who is behind may come again; who has left hears of nothing more.
+    fn check(self, seq: Seq) -> Result<(), Refusal> {
+        if self.left.is_some_and(|left| seq > left) {
+            Err(Refusal::NotMember)
+        } else if seq > self.head.seq {
+            Err(Refusal::Behind { head: self.head })
+        } else {
+            Ok(())
         }
     }
 }
@@ -78,8 +145,7 @@ impl Inner {
     }
 
     pub(crate) async fn mark_read(&self, mark: ReadMark) -> ChatResult<Mark> {
-        let seq = self.within_right(&mark.user, &mark.conversation, mark.seq).await?;
-        let mark = ReadMark { device: self.mark_device(mark.device.as_ref()), seq, ..mark };
+        let mark = ReadMark { device: self.mark_device(mark.device.as_ref()), ..mark };
         let user = mark.user.clone();
         let (answer, marked) = oneshot::channel();
         let queue = self.marks()?;
@@ -91,7 +157,7 @@ impl Inner {
         let marked = tokio::time::timeout(self.config.patience, marked)
             .await
             .map_err(|_| unknown("state.mark_read", "no answer in time"))?
-            .map_err(|_| unknown("state.mark_read", "the mark was given up"))??;
+            .map_err(|_| unknown("state.mark_read", "the mark was given up"))???;
         match marked {
             Marked::Moved(mark, version) => {
                 self.signaller.state(user, version).await;
@@ -112,11 +178,11 @@ impl Inner {
         if change.nickname.as_ref().is_some_and(|nickname| nickname.len() > NICKNAME_BYTES) {
             return Err(Refusal::TooLarge { what: "nickname bytes", limit: NICKNAME_BYTES }.into());
         }
-        let mut change = change.clone();
-        if let Some(cleared) = change.cleared {
-            change.cleared = Some(self.within_right(user, id, cleared).await?);
+        if let Some(seq) = change.cleared {
+            let limit = limits(&self.parts.store, &[(id.clone(), user.clone())]).await?.pop().flatten();
+            limit.ok_or(Refusal::NotMember)?.check(seq)?;
         }
-        let version = self.parts.store.states.set(user, id, &change).await?;
+        let version = self.parts.store.states.set(user, id, change).await?;
         let version = version.ok_or(Refusal::NotMember)?;
         self.signaller.state(user.clone(), version.clone()).await;
         Ok(version)
@@ -128,23 +194,13 @@ impl Inner {
         device: Option<&DeviceId>,
         since: Option<StateVersion>,
     ) -> ChatResult<StateView> {
-        let own = self.mark_device(device);
+        let device = self.mark_device(device);
         let State { version, changes } =
-            self.parts.store.states.state(user, &own, &since, self.config.page).await?;
+            self.parts.store.states.state(user, &device, &since, self.config.page).await?;
         let changes = match changes {
             StateChanges::All => None,
-            StateChanges::Since(list) => Some(self.views(user, device, ids_of(&list)).await?),
+            StateChanges::Since(list) => Some(self.views(user, &device, ids_of(list)).await?),
         };
         Ok(StateView { version, changes })
-    }
-
-    /// A place, or the user's last one if that is before: whoever left is not to learn how the conversation goes on.
-    async fn within_right(&self, user: &UserId, id: &ConversationId, seq: Seq) -> ChatResult<Seq> {
-        let membership = self.membership(id, user).await?;
-        if let Some(unapplied) = membership.unapplied.filter(|unapplied| *unapplied < seq) {
-            return Err(Refusal::Behind { head: Mark { seq: unapplied, ..Mark::default() } }.into());
-        }
-        let left = membership.intervals.last().and_then(|last| last.left);
-        Ok(left.map_or(seq, |left| left.seq.min(seq)))
     }
 }

@@ -51,7 +51,8 @@ impl Members {
         Self { lists: LruCache::new(entries), changed: BTreeSet::new() }
     }
 
-    /// The users whose own memberships the last batch changed.
+    /// The users whose own memberships the last batch changed, or whose group became large in it: their nodes look up anew
+    /// what they read.
     pub(crate) fn changed_users(&self) -> Vec<UserId> {
         self.changed.iter().cloned().collect()
     }
@@ -93,7 +94,9 @@ impl Members {
 
     /// Who is to learn of a record whose changes are applied.
     pub(crate) async fn audience(&mut self, parts: &Complete, record: &Record) -> Result<Audience> {
-        let known = self.lists.get(&record.conversation).is_some_and(|list| list.seq < record.seq);
+        // A hole may hide changes of members: applied, and then lost with the log's tail.
+        let known = record.hole_after.is_none()
+            && self.lists.get(&record.conversation).is_some_and(|list| list.seq < record.seq);
         if !known {
             let list = load(parts, record).await?;
             self.lists.put(record.conversation.clone(), list);
@@ -101,6 +104,9 @@ impl Members {
         let Some(list) = self.lists.get_mut(&record.conversation) else { return Ok(Audience::Readers) };
         let audience = list.audience(record, known)?;
         list.seq = record.seq;
+        if let (RecordKind::Large, Audience::Inboxes(users)) = (record.kind, &audience) {
+            self.changed.extend(users.iter().cloned());
+        }
         Ok(audience)
     }
 }
@@ -185,5 +191,68 @@ async fn members_at(parts: &Complete, id: &ConversationId, at: Seq) -> Result<Ar
         if !full {
             return Ok(users.into_keys().collect());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::{
+        Append, Checkpoint, Epoch, Incarnation, Lineage, LogRecord, Mark, Ordinal, Partition, Parts,
+        Position, Role, Timestamp, memory::Memory,
+    };
+
+    use super::*;
+    use crate::commit::tests::append;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name).unwrap()
+    }
+
+    fn joining(name: &str, seq: u64, create: bool) -> Record {
+        let change = MembersChange {
+            create: create.then(Default::default),
+            join: vec![(user(name), Role::Member)],
+            ..MembersChange::default()
+        };
+        let content = serde_json::to_string(&change).unwrap().into();
+        record(Append { kind: RecordKind::Members, content, ..append(name) }, seq, None)
+    }
+
+    fn record(append: Append, seq: u64, hole_after: Option<Seq>) -> Record {
+        let conversation = ConversationId::group("g").unwrap();
+        let place = Mark { seq: Seq(seq), ordinal: Ordinal(0) };
+        Append { conversation, ..append }.at(place, Timestamp(0), hole_after)
+    }
+
+    async fn apply(members: &mut Members, parts: &Complete, record: &Record) {
+        let store = parts.store.messages.info().await.unwrap().incarnation;
+        let position = Position { epoch: Epoch(1), offset: record.seq.0 };
+        let lineage = Lineage { log: Incarnation::new("log"), store, inbox: Incarnation::new("inbox") };
+        let batch = Batch {
+            partition: Partition(0),
+            records: vec![LogRecord { position, record: Arc::new(record.clone()) }],
+            checkpoint: Checkpoint { position, rewind: position, lineage },
+        };
+        members.apply(parts, &batch).await.unwrap();
+    }
+
+    async fn recipients(members: &mut Members, parts: &Complete, record: &Record) -> Vec<UserId> {
+        match members.audience(parts, record).await.unwrap() {
+            Audience::Inboxes(users) => users.to_vec(),
+            Audience::Readers => panic!("the group is small"),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_joined_in_a_hole_of_the_log_is_a_recipient_after_it() {
+        let parts = Complete::try_from(Parts::from(Memory::new())).unwrap();
+        let mut members = Members::new(10);
+        let (alice, bob) = (joining("alice", 1, true), joining("bob", 2, false));
+        apply(&mut members, &parts, &alice).await;
+        // Another worker applied the second record; the log has lost it, and this worker never sees it.
+        apply(&mut Members::new(10), &parts, &bob).await;
+        assert_eq!(recipients(&mut members, &parts, &alice).await, [user("alice")]);
+        let next = record(append("m"), 1000, Some(Seq(2)));
+        assert_eq!(recipients(&mut members, &parts, &next).await, [user("alice"), user("bob")]);
     }
 }

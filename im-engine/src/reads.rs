@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use im_core::{
-    ConversationId, DeviceId, Direction, History, HistoryQuery, Interval, Mark, Member, Membership,
-    Partition, Record, Seq, UserId,
+    ConversationId, DeviceId, Direction, History, HistoryQuery, Mark, Member, Membership, Ordinal, Partition,
+    Record, Seq, UserId,
 };
 
 use crate::{Refusal, engine::Inner, error::ChatResult};
@@ -56,11 +56,10 @@ impl Inner {
         id: &ConversationId,
         range: HistoryRange,
     ) -> ChatResult<HistoryPage> {
-        // The head before the rights: who is removed after that is shown nothing that came after that.
-        let head = self.head(id, range.to.unwrap_or(range.from)).await?;
+        // The end before the membership: whatever comes in between lies above it, and the right to that is not known.
+        let end = self.end(id, range.to).await?;
         let membership = self.membership(id, user).await?;
-        let to = reach(&membership, range, head)?;
-        let mut spans = readable(&membership, range.from, to);
+        let mut spans = end.spans(&membership, range)?;
         if range.direction == Direction::Backward {
             spans.reverse();
         }
@@ -74,34 +73,58 @@ impl Inner {
             let query = HistoryQuery {
                 conversation: id.clone(),
                 from,
-                to,
+                to: Some(to),
                 direction: range.direction,
                 max: max - page.records.len(),
             };
-            page.extend(self.parts.store.messages.history(&query).await?, range.direction)?;
+            page.extend(self.span(query).await?, range.direction)?;
         }
         Ok(page)
     }
 
-    /// How far the store has a conversation, if somebody wants to see up to a place.
-    ///
-    /// Where the store has all that the log has, what lies above its head was lost with the log's tail: nobody will ever bring
-    /// it, and a reader who waited for it would wait for ever.
-    async fn head(&self, id: &ConversationId, wanted: Seq) -> ChatResult<Head> {
-        let mark = self.last_mark(id).await?;
-        if wanted <= mark.seq || self.log_is_store {
-            return Ok(Head { mark, is_all: true });
+    /// Where a timeline ends for who wants it up to `to`.
+    async fn end(&self, id: &ConversationId, to: Option<Seq>) -> ChatResult<End> {
+        let head = self.stored_head(id).await?;
+        if to.is_none_or(|to| to <= head.seq) {
+            return Ok(End { head, is_all: false });
+        }
+        let is_all = self.stored_all(id).await?;
+        // Again, because the store may have come on while the log was asked.
+        Ok(End { head: self.stored_head(id).await?, is_all })
+    }
+
+    async fn stored_head(&self, id: &ConversationId) -> ChatResult<Mark> {
+        let last = self.parts.store.messages.last(std::slice::from_ref(id)).await?.pop().flatten();
+        Ok(last.map(|record| record.mark()).unwrap_or_default())
+    }
+
+    /// Whether the store has all that the log has of a conversation's partition.
+    async fn stored_all(&self, id: &ConversationId) -> ChatResult<bool> {
+        if self.log_is_store {
+            return Ok(true);
         }
         let partition = Partition::of(id, self.partitions);
         let end = self.parts.log.log.ends().await?.get(usize::from(partition.0)).copied();
-        let stored =
-            self.parts.store.messages.checkpoint(partition).await?.map(|checkpoint| checkpoint.position);
-        Ok(Head { mark: self.last_mark(id).await?, is_all: stored >= end })
+        let stored = self.parts.store.messages.checkpoint(partition).await?;
+        Ok(stored.map(|checkpoint| checkpoint.position) >= end)
     }
 
-    async fn last_mark(&self, id: &ConversationId) -> ChatResult<Mark> {
-        let last = self.parts.store.messages.last(std::slice::from_ref(id)).await?;
-        Ok(last.into_iter().flatten().next().map(|record| record.mark()).unwrap_or_default())
+    /// A part of a timeline that the user has a right to, as far as there is one.
+    async fn span(&self, mut query: HistoryQuery) -> ChatResult<History> {
+        let messages = &self.parts.store.messages;
+        match messages.history(&query).await? {
+            History::Behind { .. } => {}
+            page => return Ok(page),
+        }
+        let end = self.end(&query.conversation, query.to).await?;
+        if !end.is_all {
+            return Ok(messages.history(&query).await?);
+        }
+        if end.head.seq < query.from {
+            return Ok(History::Page { records: Vec::new(), more: false });
+        }
+        query.to = query.to.map(|to| to.min(end.head.seq));
+        Ok(messages.history(&query).await?)
     }
 
     pub(crate) async fn members(
@@ -126,9 +149,10 @@ impl Inner {
         max: usize,
     ) -> ChatResult<(Vec<ConversationView>, bool)> {
         let max = self.page(max);
-        let list = self.parts.store.conversations.list(user, &self.mark_device(device), &after, max).await?;
+        let device = self.mark_device(device);
+        let list = self.parts.store.conversations.list(user, &device, &after, max).await?;
         let more = list.len() == max;
-        Ok((self.views(user, device, ids_of(&list)).await?, more))
+        Ok((self.views(user, &device, ids_of(list)).await?, more))
     }
 
     /// The user's view of one conversation.
@@ -138,34 +162,47 @@ impl Inner {
         device: Option<&DeviceId>,
         id: &ConversationId,
     ) -> ChatResult<ConversationView> {
-        let views = self.views(user, device, vec![id.clone()]).await?.pop();
-        views.ok_or_else(|| Refusal::NotMember.into())
+        let device = self.mark_device(device);
+        let mut views = self.views(user, &device, vec![id.clone()]).await?;
+        views.pop().ok_or_else(|| Refusal::NotMember.into())
     }
 
-    /// The user's views of conversations; those that are not the user's are left out.
+    /// A user's views of conversations, without those that it never was in.
     ///
-    /// The heads before the memberships: a read mark that is newer than the head only means that nothing is unread, but one
-    /// that is older would show a message of the user's own as unread, and nothing would ever correct that.
+    /// The last records are read before the memberships: else a record that comes in between could be above a leaving, or
+    /// above the mark of the user's own send, which would then count as unread for good.
     pub(crate) async fn views(
         &self,
         user: &UserId,
-        device: Option<&DeviceId>,
+        device: &Option<DeviceId>,
         ids: Vec<ConversationId>,
     ) -> ChatResult<Vec<ConversationView>> {
-        let heads = self.parts.store.messages.last(&ids).await?;
+        let newest = self.parts.store.messages.last(&ids).await?;
         let wanted: Vec<_> = ids.into_iter().map(|id| (id, user.clone())).collect();
-        let list = self.parts.store.conversations.memberships(&wanted, &self.mark_device(device)).await?;
-        let mut views = Vec::with_capacity(list.len());
-        for (membership, newest) in list.into_iter().zip(heads) {
+        let memberships = self.parts.store.conversations.memberships(&wanted, device).await?;
+        let mut views = Vec::with_capacity(wanted.len());
+        for (membership, newest) in memberships.into_iter().zip(newest) {
             let Some(membership) = membership else { continue };
-            let last = match top(&membership, newest.as_deref()) {
-                None => newest,
-                Some((id, top)) => self.last_up_to(id, top).await?,
-            };
-            let head = last.as_ref().map(|record| record.mark()).unwrap_or_default();
-            views.push(ConversationView { unread: membership.unread(head), head, last, membership });
+            views.push(self.view(membership, newest).await?);
         }
         Ok(views)
+    }
+
+    async fn view(
+        &self,
+        membership: Membership,
+        newest: Option<Arc<Record>>,
+    ) -> ChatResult<ConversationView> {
+        let last = match top(&membership) {
+            Some(top) if newest.as_ref().is_none_or(|newest| newest.seq != top) => {
+                self.last_up_to(membership.conversation.id.clone(), top).await?
+            }
+            _ => newest,
+        };
+        // Who has just joined may have joined above it.
+        let last = last.filter(|last| membership.may_read(last.seq));
+        let head = last.as_ref().map_or_else(|| before_joining(&membership), |record| record.mark());
+        Ok(ConversationView { unread: membership.unread(head), head, last, membership })
     }
 
     /// The last record up to a place that a change of members has told of; waits a little for the store to come so far.
@@ -180,16 +217,10 @@ impl Inner {
         let there = async {
             loop {
                 let moved = self.progress.turn();
-                let head = self.head(&query.conversation, top).await?;
-                if !head.is_all && head.mark.seq < top {
-                    moved.await;
-                    continue;
+                match self.span(query.clone()).await? {
+                    History::Page { mut records, .. } => return Ok(records.pop()),
+                    History::Behind { .. } => moved.await,
                 }
-                let query = HistoryQuery { to: Some(top.min(head.mark.seq)), ..query.clone() };
-                return match self.parts.store.messages.history(&query).await? {
-                    History::Page { mut records, .. } => Ok(records.pop()),
-                    History::Behind { head } => Err(Refusal::Behind { head }.into()),
-                };
             }
         };
         tokio::time::timeout(self.config.bootstrap_wait, there)
@@ -198,60 +229,68 @@ impl Inner {
     }
 }
 
-/// How far the store has a conversation.
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    mark: Mark,
-    /// Whether that is all there was when it was asked.
-    is_all: bool,
+pub(crate) fn ids_of(list: Vec<Membership>) -> Vec<ConversationId> {
+    list.into_iter().map(|membership| membership.conversation.id).collect()
 }
 
-pub(crate) fn ids_of(list: &[Membership]) -> Vec<ConversationId> {
-    list.iter().map(|membership| membership.conversation.id.clone()).collect()
+/// The place before the user's first record in its last interval.
+fn before_joining(membership: &Membership) -> Mark {
+    let joined = membership.intervals.last().map(|interval| interval.joined).unwrap_or_default();
+    Mark { seq: Seq(joined.seq.0.saturating_sub(1)), ..joined }
 }
 
-/// Where the user's right ends, for the time being: the record that it left with, or a change of members that is not applied
-/// yet.
-fn limit(membership: &Membership) -> Option<Seq> {
+/// Where the user's right ends, if that is known to be before the newest record: the record that it left with, or a change of
+/// members that is not applied yet.
+fn top(membership: &Membership) -> Option<Seq> {
     let left = membership.intervals.last()?.left.map(|left| left.seq);
     left.into_iter().chain(membership.unapplied).min()
 }
 
-/// The record that ends what the user may see, where that is not the newest known: also one that it joined with just now.
-fn top(membership: &Membership, newest: Option<&Record>) -> Option<(ConversationId, Seq)> {
-    let is_newer = |joined: &Seq| newest.is_some_and(|newest| newest.seq < *joined);
-    let joined = membership.intervals.last().map(|last| last.joined.seq).filter(is_newer);
-    let seq = limit(membership).into_iter().chain(joined).min()?;
-    Some((membership.conversation.id.clone(), seq))
+/// Where a timeline ended before the membership was read.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// The last record in the store.
+    head: Mark,
+    /// Nothing above it is to come: it is all that there is, or what was above it was lost with the log's tail. A reader who
+    /// waited for that would wait for ever.
+    is_all: bool,
 }
 
-/// How far a page may reach; an error where it would end before what was asked for although there is more.
-fn reach(membership: &Membership, range: HistoryRange, head: Head) -> ChatResult<Seq> {
-    if let Some(unapplied) = membership.unapplied
-        && range.to.is_some_and(|to| to > unapplied)
-    {
-        // The rest follows within moments; a page that ends here would look like all there is.
-        return Err(Refusal::Behind { head: Mark { seq: unapplied, ..Mark::default() } }.into());
+impl End {
+    /// The parts of a range that a user has a right to, in ascending order, without what it cleared away and without what lies
+    /// above a change of members that is not applied yet. Behind, if more of the range may follow within moments: a page that
+    /// ended here would look like all there is.
+    fn spans(self, membership: &Membership, range: HistoryRange) -> ChatResult<Vec<(Seq, Seq)>> {
+        let known = self.known(membership);
+        if range.to.is_some_and(|to| to > known.seq) {
+            // Who has left is not told how far the others are.
+            let left = membership.intervals.last().and_then(|last| last.left);
+            let head = left.map_or(known, |left| left.min(known));
+            return Err(Refusal::Behind { head }.into());
+        }
+        let mut spans = Vec::new();
+        let from = range.from.max(Seq(membership.settings.cleared.seq.0 + 1));
+        for interval in &membership.intervals {
+            let low = from.max(interval.joined.seq);
+            let right = interval.left.map(|left| left.seq).into_iter().chain(membership.unapplied).min();
+            let high = match right {
+                Some(right) => range.to.map_or(right, |to| to.min(right)),
+                None => range.to.map_or(self.head.seq, |to| to.min(self.head.seq)),
+            };
+            if low <= high {
+                spans.push((low, high));
+            }
+        }
+        Ok(spans)
     }
-    let wanted = range.to.unwrap_or(range.from);
-    let wanted = limit(membership).map_or(wanted, |limit| limit.min(wanted));
-    if wanted > head.mark.seq && !head.is_all {
-        return Err(Refusal::Behind { head: head.mark }.into());
-    }
-    Ok(range.to.map_or(head.mark.seq, |to| to.min(head.mark.seq)))
-}
 
-/// The parts of a range that a user has a right to, in ascending order, without what it cleared away and without what lies
-/// above a change of members that is not applied yet.
-fn readable(membership: &Membership, from: Seq, to: Seq) -> Vec<(Seq, Option<Seq>)> {
-    let from = from.max(Seq(membership.settings.cleared.seq.0 + 1));
-    let part = |interval: &Interval| {
-        let low = from.max(interval.joined.seq);
-        let ends = [interval.left.map(|left| left.seq), membership.unapplied];
-        let high = ends.into_iter().flatten().fold(to, Seq::min);
-        (low <= high).then_some((low, Some(high)))
-    };
-    membership.intervals.iter().filter_map(part).collect()
+    /// Up to where it is known what the user may read. A store that is behind may not even know of a joining yet.
+    fn known(self, membership: &Membership) -> Mark {
+        const NO_END: Mark = Mark { seq: Seq(u64::MAX), ordinal: Ordinal(0) };
+        let stored = if self.is_all { NO_END } else { self.head };
+        let applied = membership.unapplied.map_or(NO_END, |seq| Mark { seq, ..Mark::default() });
+        stored.min(applied)
+    }
 }
 
 impl HistoryPage {

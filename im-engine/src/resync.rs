@@ -56,7 +56,7 @@ impl Inner {
         ids: &[ConversationId],
     ) -> ChatResult<BootstrapPage> {
         let late = self.late_partitions(fresh.map_or(&[], |fresh| &fresh.ends)).await?;
-        let conversations = self.views(user, device, ids.to_vec()).await?;
+        let conversations = self.views(user, &self.mark_device(device), ids.to_vec()).await?;
         Ok(self.without_late(conversations, &late, false))
     }
 

@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Found, PolicyRequest, Position,
-    RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
+    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Epoch, Found, PolicyRequest,
+    Position, RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
 };
 
 use crate::{
     Refusal,
     commit::Committed,
     engine::Inner,
+    epoch::Current,
     error::{ChatError, ChatResult},
     freshness::Freshness,
 };
@@ -86,14 +87,13 @@ impl Inner {
         self: &Arc<Self>,
         message: NewMessage,
     ) -> ChatResult<impl Future<Output = ChatResult<Ack>> + Send + use<>> {
-        let epoch = self.numbering.current().epoch;
         let admitted = self.admit(&message).await?;
         let level = message.level;
         let conversation = message.conversation.clone();
         let this = self.clone();
         let step = match admitted {
             Admitted::Known(found) => Err(found),
-            Admitted::New(append) => Ok(self.commit()?.enqueue(append, epoch)?),
+            Admitted::New(append, epoch) => Ok(self.commit()?.enqueue(append, Some(epoch))?),
         };
         Ok(async move {
             let committed = match step {
@@ -181,28 +181,33 @@ impl Inner {
 
     /// An id that the log may have forgotten, after its window or with a lost tail, is looked up in the store.
     pub(crate) async fn fresh_or_known(&self, append: Append) -> ChatResult<Admitted> {
-        if self.log_is_store || (self.dedupe_window.is_none() && self.numbering.current().first) {
-            return Ok(Admitted::New(append));
+        // Read before anything is decided: under a later epoch the committer looks the id up itself.
+        let Current { epoch, began, first } = self.numbering.current();
+        if self.log_is_store || (self.dedupe_window.is_none() && first) {
+            return Ok(Admitted::New(append, epoch));
         }
         let window = self.dedupe_window.unwrap_or(UNBOUNDED);
         let now = self.clock.now();
-        match Freshness::of(&append.client_msg_id, now, window, self.numbering.current().began) {
-            Freshness::Fresh => Ok(Admitted::New(append)),
+        match Freshness::of(&append.client_msg_id, now, window, began) {
+            Freshness::Fresh => Ok(Admitted::New(append, epoch)),
             Freshness::Future => Err(Refusal::ClientClock { now }.into()),
-            Freshness::Unknown => self.look_up_before_append(append, window).await,
+            Freshness::Unknown => match self.look_up_before_append(&append, window).await? {
+                Some(found) => known(&append, found),
+                None => Ok(Admitted::New(append, epoch)),
+            },
         }
     }
 
-    async fn look_up_before_append(&self, append: Append, window: Duration) -> ChatResult<Admitted> {
+    async fn look_up_before_append(&self, append: &Append, window: Duration) -> ChatResult<Option<Found>> {
         let asked = self.clock.now();
         if let Some(found) = self.find(&append.key()).await? {
-            return known(&append, found);
+            return Ok(Some(found));
         }
         let answer_age = self.clock.now().since(asked);
         if answer_age > window / 4 || self.store_lag(&append.conversation).await? > window / 2 {
             return Err(Refusal::Overloaded(window / 4).into());
         }
-        Ok(Admitted::New(append))
+        Ok(None)
     }
 
     /// What became of a send: asked of the log, then of the store.
@@ -232,9 +237,11 @@ impl Inner {
     }
 }
 
-/// What became of a send before its append.
+/// What is to be done with a send.
 pub(crate) enum Admitted {
-    New(Append),
+    /// Append it; it is new as of this epoch.
+    New(Append, Epoch),
+    /// Answer with what became of it before.
     Known(Found),
 }
 

@@ -103,17 +103,17 @@ impl Inner {
         let cell = Arc::new(Cell::new(request.user.clone(), request.session.clone()));
         self.hub.add(cell.clone());
         let session = Session { inner: self.clone(), cell };
+        // Again: a shutdown that began before the session was in the hub did not see it, and would leave it open for ever.
+        if self.stop.is_cancelled() {
+            return Err(Refusal::ShuttingDown.into());
+        }
         let displaced = match self.parts.presence.connect(&request).await? {
             Connected::Accepted(displaced) => displaced,
             Connected::Refused => return Err(Refusal::SessionsFull.into()),
         };
-        session.cell.enter();
+        session.cell.entered();
         if !displaced.is_empty() {
             self.signaller.kick(&request.user, displaced).await;
-        }
-        // A shutdown that came meanwhile may have closed all sessions without this one.
-        if self.stop.is_cancelled() {
-            return Err(Refusal::ShuttingDown.into());
         }
         Ok(session)
     }

@@ -1,9 +1,6 @@
 //! Signals: tells the nodes of those who have something new. Hints only; a failure is logged and forgotten.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use im_core::{
     ConversationId, Delivered, Delivery, Mark, NodeId, Notice, Record, Result, SessionRef, Signals,
@@ -39,17 +36,17 @@ impl Signaller {
         delivered: Vec<Delivered>,
         nodes: Vec<Vec<NodeId>>,
     ) -> Vec<(NodeId, Notice)> {
-        let all: Vec<Arc<Record>> = delivery.records.into_iter().map(|entry| entry.record).collect();
-        let mut carried = Carried::default();
+        let records: Arc<[Arc<Record>]> = delivery.records.into_iter().map(|entry| entry.record).collect();
         let mut by_node: BTreeMap<NodeId, Vec<UserSignal>> = BTreeMap::new();
         for ((recipient, delivered), nodes) in delivery.recipients.into_iter().zip(delivered).zip(nodes) {
             let Some((last, others)) = nodes.split_last() else { continue };
-            let bytes: usize = recipient.records.iter().map(|index| all[*index as usize].content.len()).sum();
+            let bytes: usize =
+                recipient.records.iter().map(|index| records[*index as usize].content.len()).sum();
             let inline = delivered.previous.is_some() && bytes <= self.inline_bytes;
             let signal = UserSignal {
                 user: recipient.user,
                 previous: delivered.previous,
-                records: if inline { carried.take(&recipient.records, &all) } else { Arc::default() },
+                records: if inline { recipient.records } else { Arc::default() },
                 cursors: delivered.cursors,
             };
             for node in others {
@@ -57,8 +54,7 @@ impl Signaller {
             }
             by_node.entry(last.clone()).or_default().push(signal);
         }
-        let records: Arc<[Arc<Record>]> = carried.records.into();
-        let notice = |(node, users)| (node, Notice::Signals(Signals { records: records.clone(), users }));
+        let notice = |(node, users)| (node, Notice::Signals(carried(&records, users)));
         by_node.into_iter().map(notice).collect()
     }
 
@@ -128,43 +124,95 @@ impl Signaller {
     }
 }
 
-/// The records that go with a notice: only those that somebody is sent, since many notices may wait.
-#[derive(Default)]
-struct Carried {
-    records: Vec<Arc<Record>>,
-    /// Where the records of a batch stand among them.
-    places: HashMap<u32, u32>,
-    /// The last that was taken: the members of a group get the same one after the other.
-    last: Option<Taken>,
-}
-
-struct Taken {
-    wanted: Arc<[u32]>,
-    places: Arc<[u32]>,
-}
-
-impl Carried {
-    /// Takes records of the batch; where they stand now.
-    fn take(&mut self, wanted: &Arc<[u32]>, all: &[Arc<Record>]) -> Arc<[u32]> {
-        if let Some(last) = self.last.as_ref().filter(|last| last.wanted == *wanted) {
-            return last.places.clone();
+/// The signals of one node with those records alone that somebody there is sent inline: a batch may have megabytes of others.
+fn carried(records: &Arc<[Arc<Record>]>, mut users: Vec<UserSignal>) -> Signals {
+    let mut wanted = vec![false; records.len()];
+    users.iter().flat_map(|user| user.records.iter()).for_each(|index| wanted[*index as usize] = true);
+    if wanted.iter().all(|wanted| *wanted) {
+        return Signals { records: records.clone(), users };
+    }
+    let mut kept = Vec::new();
+    // Of a record that is not kept nobody asks for the place.
+    let mut places = vec![0; records.len()];
+    for (index, record) in records.iter().enumerate().filter(|(index, _)| wanted[*index]) {
+        places[index] = kept.len() as u32;
+        kept.push(record.clone());
+    }
+    let (mut from, mut to): (Arc<[u32]>, Arc<[u32]>) = Default::default();
+    for user in users.iter_mut().filter(|user| !user.records.is_empty()) {
+        // Users in a row share one list, and go on to.
+        if !Arc::ptr_eq(&from, &user.records) {
+            from = user.records.clone();
+            to = from.iter().map(|index| places[*index as usize]).collect();
         }
-        let places: Arc<[u32]> = wanted.iter().map(|index| self.place(*index, all)).collect();
-        self.last = Some(Taken { wanted: wanted.clone(), places: places.clone() });
-        places
+        user.records = to.clone();
     }
-
-    fn place(&mut self, index: u32, all: &[Arc<Record>]) -> u32 {
-        let records = &mut self.records;
-        *self.places.entry(index).or_insert_with(|| {
-            records.push(all[index as usize].clone());
-            records.len() as u32 - 1
-        })
-    }
+    Signals { records: kept.into(), users }
 }
 
 fn forget(result: Result<()>, what: &'static str) {
     if let Err(error) = result {
         tracing::warn!(%error, what, "a signal was not sent; heartbeats will tell");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::{ClientMsgId, ContentHash, ContentType, Cursor, Ordinal, RecordKind, Seq, Timestamp};
+
+    use super::*;
+
+    fn record(n: u64) -> Arc<Record> {
+        Arc::new(Record {
+            conversation: ConversationId::group("g").unwrap(),
+            seq: Seq(n),
+            ordinal: Ordinal(n),
+            created_at: Timestamp(0),
+            sender: UserId::new("x").unwrap(),
+            device: None,
+            send_to: None,
+            client_msg_id: ClientMsgId::new("m").unwrap(),
+            hole_after: None,
+            kind: RecordKind::Message,
+            content_type: ContentType::Text,
+            content: "x".into(),
+            hash: ContentHash(0),
+        })
+    }
+
+    fn signal(name: &str, records: &[u32]) -> UserSignal {
+        UserSignal {
+            user: UserId::new(name).unwrap(),
+            previous: None,
+            records: records.into(),
+            cursors: vec![Cursor::new("c")],
+        }
+    }
+
+    /// What is carried of three records, and what each user finds there.
+    fn found(users: Vec<UserSignal>) -> (usize, Vec<Vec<u64>>) {
+        let records = [record(10), record(11), record(12)].into();
+        let signals = carried(&records, users);
+        let of = |user: &UserSignal| {
+            user.records.iter().map(|index| signals.records[*index as usize].seq.0).collect()
+        };
+        (signals.records.len(), signals.users.iter().map(of).collect())
+    }
+
+    #[test]
+    fn only_what_somebody_is_sent_inline_is_carried() {
+        assert_eq!(found(vec![signal("a", &[]), signal("b", &[])]), (0, vec![vec![], vec![]]));
+        let some = vec![signal("a", &[2]), signal("b", &[]), signal("c", &[0, 2])];
+        assert_eq!(found(some), (2, vec![vec![12], vec![], vec![10, 12]]));
+        let all = vec![signal("a", &[0, 1]), signal("b", &[1, 2])];
+        assert_eq!(found(all), (3, vec![vec![10, 11], vec![11, 12]]));
+    }
+
+    #[test]
+    fn users_who_shared_a_list_share_it_still() {
+        let list: Arc<[u32]> = [1].into();
+        let users = ["a", "b"].map(|name| UserSignal { records: list.clone(), ..signal(name, &[]) });
+        let signals = carried(&[record(10), record(11)].into(), users.into());
+        assert!(Arc::ptr_eq(&signals.users[0].records, &signals.users[1].records));
     }
 }

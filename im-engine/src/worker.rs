@@ -93,7 +93,7 @@ impl Worker {
         }
     }
 
-    /// From a claim of the lease to its loss.
+    /// From a claim of the lease to its loss. Whatever was wrong is over with the first step that succeeds.
     async fn turn(&self, lease: &str, pause: &mut Duration) -> Result<End> {
         let mut claimed = tokio::time::Instant::now();
         if !self.claim(lease).await? {
@@ -152,12 +152,13 @@ impl<'a> Run<'a> {
     /// Loads the checkpoint; one that was made under other incarnations is taken up at its rewind.
     async fn start(worker: &'a Worker) -> Result<Self> {
         let (lineage, window) = worker.lineage().await?;
+        // Else it would wait for ever at the end of an epoch that is over.
+        worker.numbering.follow(&worker.parts).await?;
         let (position, rewind) = match worker.projection.checkpoint(worker.partition).await? {
             None => (Position::START, Position::START),
-            Some(checkpoint) if checkpoint.lineage == lineage => (checkpoint.position, checkpoint.rewind),
-            Some(checkpoint) => (checkpoint.rewind, checkpoint.rewind),
+            Some(Checkpoint { position, rewind, lineage: kept }) if kept == lineage => (position, rewind),
+            Some(Checkpoint { rewind, .. }) => (rewind, rewind),
         };
-        // Not the position: a part that is lost now may lack what was applied before this run.
         let trail = Trail::new(window, rewind);
         let mut run =
             Self { worker, lineage, position, trail, held: None, checked: tokio::time::Instant::now() };
@@ -211,7 +212,7 @@ impl<'a> Run<'a> {
         let mut records = self.read().await?;
         let now = records.first().map_or(self.worker.numbering.current().epoch, |first| first.position.epoch);
         if now > self.position.epoch {
-            let left_over = self.left_over(self.position.epoch).await?;
+            let left_over = self.left_over(now).await?;
             if !left_over.is_empty() {
                 return Ok(left_over);
             }
@@ -250,10 +251,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    async fn left_over(&self, epoch: Epoch) -> Result<Vec<LogRecord>> {
+    /// What the store has above the position of epochs before this one. Of one that the log has lost as a whole the position may
+    /// not even have been in it.
+    async fn left_over(&self, before: Epoch) -> Result<Vec<LogRecord>> {
         let Worker { parts, partition, config, .. } = self.worker;
         let mut records = parts.store.messages.above(*partition, self.position, config.batch_records).await?;
-        records.truncate(records.partition_point(|record| record.position.epoch == epoch));
+        records.truncate(records.partition_point(|record| record.position.epoch < before));
         Ok(records)
     }
 
@@ -280,6 +283,7 @@ impl Trail {
     /// How finely a window is divided.
     const STEPS: u32 = 32;
 
+    /// A trail that begins where the one of the run before was: what that one passed may still be lost.
     fn new(window: Duration, rewind: Position) -> Self {
         Self { window, steps: VecDeque::new(), rewind }
     }
@@ -305,10 +309,141 @@ impl Trail {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use im_core::{Append, Floor, MockProjection, memory::Memory};
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::commit::tests::append;
 
     fn at(offset: u64) -> Position {
         Position { epoch: Epoch(1), offset }
+    }
+
+    async fn worker(memory: &Memory, projection: Arc<dyn Projection>) -> Worker {
+        let parts = Complete::try_from(im_core::Parts::from(memory)).unwrap();
+        Worker {
+            projection,
+            partition: Partition(0),
+            numbering: Arc::new(Numbering::open(&parts).await.unwrap()),
+            parts,
+            progress: Arc::new(Progress::new()),
+            clock: Arc::new(im_core::SystemClock),
+            config: Config::default(),
+            node: NodeId::new("n").unwrap(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_goes_on_with_the_rewind_of_the_one_before() {
+        let mut projection = MockProjection::new();
+        projection.expect_name().return_const("p".to_owned());
+        let worker = {
+            let memory = Memory::new();
+            let worker = worker(&memory, Arc::new(MockProjection::new())).await;
+            let lineage = worker.lineage().await.unwrap().0;
+            let checkpoint = Checkpoint { position: at(9), rewind: at(4), lineage };
+            projection.expect_checkpoint().returning(move |_| Ok(Some(checkpoint.clone())));
+            Worker { projection: Arc::new(projection), ..worker }
+        };
+        let mut run = Run::start(&worker).await.unwrap();
+        assert_eq!(run.position, at(9));
+        assert_eq!(run.trail.passed(worker.clock.now(), at(10)), at(4), "9 may still be lost");
+    }
+
+    /// A log that loses its only record, which the store has.
+    #[tokio::test(start_paused = true)]
+    async fn what_only_the_store_has_of_a_lost_epoch_comes_before_the_next() {
+        let memory = Memory::new();
+        let worker = worker(&memory, Arc::new(persist(&memory))).await;
+        let first = worker.numbering.current().epoch;
+        let append = Append { floor: Some(Floor::default()), ..append("m") };
+        worker.parts.log.log.append(Partition(0), first, &[append]).await.unwrap();
+        Run::start(&worker).await.unwrap().step().await.unwrap();
+        memory.log().lose_tail(1);
+        worker.numbering.renew(&worker.parts, first).await.unwrap();
+        let mut projection = MockProjection::new();
+        projection.expect_name().return_const("p".to_owned());
+        projection.expect_checkpoint().returning(|_| Ok(None));
+        let worker = Worker { projection: Arc::new(projection), ..worker };
+        let next = Run::start(&worker).await.unwrap().next().await.unwrap();
+        let epochs: Vec<_> = next.iter().map(|record| record.position.epoch).collect();
+        assert_eq!(epochs, [first]);
+    }
+
+    #[tokio::test]
+    async fn a_run_follows_the_epoch_that_another_node_has_opened() {
+        let memory = Memory::new();
+        let mut projection = MockProjection::new();
+        projection.expect_name().return_const("p".to_owned());
+        projection.expect_checkpoint().returning(|_| Ok(None));
+        let worker = worker(&memory, Arc::new(projection)).await;
+        memory.log().lose_tail(1);
+        let other = Numbering::open(&worker.parts).await.unwrap().current();
+        Run::start(&worker).await.unwrap();
+        assert_eq!(worker.numbering.current().epoch, other.epoch);
+    }
+
+    fn persist(memory: &Memory) -> crate::persist::Persist {
+        crate::persist::Persist { messages: Arc::new(memory.store()) }
+    }
+
+    /// Fails where it is told to, and notes when it was asked.
+    #[derive(Debug)]
+    struct Flaky {
+        fails: Mutex<Vec<bool>>,
+        asked: Mutex<Vec<Instant>>,
+        stop: CancellationToken,
+    }
+
+    #[async_trait]
+    impl Projection for Flaky {
+        fn name(&self) -> &str {
+            "flaky"
+        }
+
+        async fn checkpoint(&self, _: Partition) -> Result<Option<Checkpoint>> {
+            Ok(None)
+        }
+
+        async fn apply(&self, _: &Batch) -> Result<()> {
+            self.asked.lock().unwrap().push(Instant::now());
+            match self.fails.lock().unwrap().pop() {
+                Some(true) => Err(Error::new(ErrorKind::Unavailable, "test", "apply", "flaky")),
+                Some(false) => Ok(()),
+                None => {
+                    self.stop.cancel();
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_success_the_pauses_are_short_again() {
+        // From the last to the first.
+        let fails = Mutex::new(vec![true, false, true, true, true]);
+        let stop = CancellationToken::new();
+        let flaky = Arc::new(Flaky { fails, asked: Mutex::default(), stop: stop.clone() });
+        let memory = Memory::new();
+        let worker = Worker { stop, ..worker(&memory, flaky.clone()).await };
+        let (log, epoch) = (worker.parts.log.log.clone(), worker.numbering.current().epoch);
+        let appends = async {
+            for name in ["first", "second"] {
+                let append = Append { floor: Some(Floor::default()), ..append(name) };
+                log.append(Partition(0), epoch, &[append]).await.unwrap();
+                // Virtual time: the worker is done with it by then.
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        };
+        tokio::join!(worker.run(), appends);
+        let asked = flaky.asked.lock().unwrap();
+        let pauses: Vec<_> = asked.windows(2).map(|two| (two[1] - two[0]).as_millis()).collect();
+        assert_eq!(pauses[..3], [50, 100, 200]);
+        assert_eq!(pauses.last(), Some(&50), "{pauses:?}");
     }
 
     #[test]

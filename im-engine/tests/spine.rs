@@ -2,13 +2,54 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::{sync::Arc, time::Duration};
 
-use im_core::{ConversationId, Pull, Seq};
-use im_engine::{AckLevel, ChatError, Event, MemberChange, NewGroup, NewMessage, Refusal, Session};
-use support::{connect, engine, engine_with, id, text, user};
+use im_core::{ClientMsgId, ConversationId, DeviceId, Platform, Pull, Seq, UserId, memory::Memory};
+use im_engine::{
+    AckLevel, ChatError, Config, Draft, Engine, Event, Hello, Identity, MemberChange, NewGroup, NewMessage,
+    Refusal, Session,
+};
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn id(text: &str) -> ClientMsgId {
+    ClientMsgId::new(text).unwrap()
+}
+
+async fn engine() -> Engine {
+    engine_with(|_| {}).await
+}
+
+async fn engine_with(change: impl FnOnce(&mut Config)) -> Engine {
+    let mut config = Config::default();
+    change(&mut config);
+    let memory = Memory::builder().partitions(2).build();
+    Engine::builder(memory).config(config).start().await.unwrap()
+}
+
+async fn connect(chat: &Engine, name: &str, device: &str) -> Session {
+    let identity = Identity {
+        user: user(name),
+        device: DeviceId::new(device).unwrap(),
+        platform: Platform::new("test").unwrap(),
+    };
+    let (session, welcome) = chat.connect(identity, Hello::default()).await.unwrap();
+    assert!(welcome.resync, "a client without a cursor must bootstrap");
+    session.fresh().await.unwrap();
+    session
+}
+
+fn text(conversation: &ConversationId, name: &str, content: &str) -> Draft {
+    Draft {
+        conversation: conversation.clone(),
+        client_msg_id: id(name),
+        content_type: im_core::ContentType::Text,
+        content: content.into(),
+        level: AckLevel::Logged,
+    }
+}
 
 async fn next(session: &Session) -> Event {
     tokio::time::timeout(Duration::from_secs(10), session.event()).await.expect("an event within 10 s")

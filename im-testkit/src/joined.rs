@@ -20,13 +20,19 @@ pub struct JoinedFixture;
 #[derive(Debug)]
 struct JoinedData {
     right: Box<dyn Data>,
+    join: Join,
+}
+
+/// Joins the parts of nodes on one set of data.
+#[derive(Debug, Default)]
+pub(crate) struct Join {
     writing: Arc<Mutex<()>>,
 }
 
 #[async_trait]
 impl Fixture for JoinedFixture {
     async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(JoinedData { right: MemoryFixture.fresh().await?, writing: Arc::default() }))
+        Ok(Box::new(JoinedData { right: MemoryFixture.fresh().await?, join: Join::default() }))
     }
 }
 
@@ -34,11 +40,11 @@ impl Fixture for JoinedFixture {
 #[deny(clippy::missing_trait_methods)]
 impl Data for JoinedData {
     async fn node(&self) -> Result<Parts, Violation> {
-        Ok(self.join(self.right.node().await?))
+        Ok(self.join.parts(self.right.node().await?))
     }
 
     async fn reopen(&self) -> Result<Parts, Violation> {
-        Ok(self.join(self.right.reopen().await?))
+        Ok(self.join.parts(self.right.reopen().await?))
     }
 
     fn own_log(&self) -> Option<&'static str> {
@@ -62,8 +68,8 @@ impl Data for JoinedData {
     }
 }
 
-impl JoinedData {
-    fn join(&self, parts: Parts) -> Parts {
+impl Join {
+    pub(crate) fn parts(&self, parts: Parts) -> Parts {
         let (Some(log), Some(store)) = (parts.log.clone(), parts.store.clone()) else { return parts };
         let joined = Arc::new(Joined {
             log: log.log,

@@ -86,6 +86,7 @@ async fn lose_tail(world: &World, dice: &mut StdRng) {
     let n = dice.random_range(1..6);
     let before = world.kept().await;
     match dice.random_range(0..3) {
+        _ if world.plan.joined => world.inbox.lose_tail(n),
         0 => world.log.lose_tail(n),
         1 => world.store.lose_tail(n),
         _ => world.inbox.lose_tail(n),

@@ -31,6 +31,8 @@ pub struct Plan {
     pub partitions: u16,
     /// Whether log, store or inbox loses its tail, once: two losses within one window are more than any loss window covers.
     pub losses: bool,
+    /// Whether log and store are the same data: then only the inbox loses its tail, and no worker copies.
+    pub joined: bool,
     /// How long clients chat while things go wrong.
     pub chat: Duration,
 }
@@ -54,6 +56,7 @@ impl Plan {
             threshold: [3, 500][pick(4, 0, 1) as usize],
             partitions: pick(5, 1, 2) as u16,
             losses: pick(6, 0, 2) == 0,
+            joined: pick(8, 0, 3) == 0,
             chat: Duration::from_secs(pick(7, 15, 30)),
         }
     }

@@ -10,8 +10,8 @@ use std::{
 };
 
 use im_core::{
-    Clock, ConversationId, MessageLog, MessageStore, Partition, Position, SendKey, Timestamp, TokioClock,
-    UserId,
+    Clock, ConversationId, MessageLog, MessageStore, Partition, Parts, Position, SendKey, Timestamp,
+    TokioClock, UserId,
     memory::{Memory, MemoryInbox, MemoryLog, MemoryStore},
 };
 use im_core::{ConversationStore, SyncInbox};
@@ -21,6 +21,7 @@ use super::Plan;
 use crate::{
     checker::Event,
     fault::{Faults, Odds},
+    joined::Join,
 };
 
 /// How long the clients may take to become quiet once nothing goes wrong any more.
@@ -32,6 +33,7 @@ pub(super) struct World {
     pub(super) store: MemoryStore,
     pub(super) inbox: MemoryInbox,
     memory: Memory,
+    join: Join,
     ids: Arc<Counting>,
     clock: Arc<dyn Clock>,
     nodes: Mutex<Vec<Node>>,
@@ -76,6 +78,7 @@ impl World {
             store: memory.store(),
             inbox: memory.inbox(),
             memory,
+            join: Join::default(),
             ids: Arc::default(),
             clock,
             nodes: Mutex::default(),
@@ -99,7 +102,7 @@ impl World {
         config.ack_timeout = Duration::from_secs(1);
         config.batch_records = 8;
         config.delivery_entries = 5;
-        let engine = Engine::builder(faults.wrap((&self.memory).into()))
+        let engine = Engine::builder(faults.wrap(self.parts()))
             .config(config)
             .clock(self.clock.clone())
             .ids(self.ids.clone())
@@ -108,6 +111,11 @@ impl World {
             .map_err(|error| format!("a node did not start: {error}"))?;
         lock(&self.nodes).push(Node { engine, faults });
         Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        let parts = Parts::from(&self.memory);
+        if self.plan.joined { self.join.parts(parts) } else { parts }
     }
 
     pub(super) fn node(&self, at: usize) -> Option<Node> {
