@@ -88,9 +88,13 @@ impl Inner {
         if to.is_none_or(|to| to <= head.seq) {
             return Ok(End { head, is_all: false });
         }
-        let is_all = self.stored_all(id).await?;
+        let data = self.parts.store.messages.info().await?.incarnation;
+        let stored_all = self.stored_all(id).await?;
         // Again, because the store may have come on while the log was asked.
-        Ok(End { head: self.stored_head(id).await?, is_all })
+        let head = self.stored_head(id).await?;
+        // Or it has lost its tail meanwhile: then the head is not the one that goes with its checkpoint.
+        let is_all = stored_all && self.parts.store.messages.info().await?.incarnation == data;
+        Ok(End { head, is_all })
     }
 
     async fn stored_head(&self, id: &ConversationId) -> ChatResult<Mark> {

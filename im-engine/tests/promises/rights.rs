@@ -87,6 +87,21 @@ async fn a_range_above_what_is_stored_is_behind_also_for_who_seems_to_have_left(
 }
 
 #[tokio::test]
+async fn a_range_above_the_head_is_behind_if_the_store_loses_its_tail_meanwhile() {
+    let memory = Memory::builder().loss_window(Duration::from_secs(600)).build();
+    let (chat, hooks) = hooked(&memory, |_| {}).await;
+    let alice = connect(&chat, "alice", "a").await;
+    let place = group_id("g");
+    alice.create_group(group("g", &[], "c")).await.unwrap();
+    alice.send(text(&place, "m", "hello")).await.unwrap();
+    hooks.before("messages.apply", std::future::pending());
+    hooks.after("messages.checkpoint", async move { memory.store().lose_tail(1) });
+    let range = HistoryRange { to: Some(Seq(9)), ..everything() };
+    let refused = alice.history(&place, range).await;
+    assert!(matches!(refused, Err(ChatError::Refused(Refusal::Behind { .. }))), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_view_shows_nothing_that_came_after_a_removal_in_between() {
     for call in ["messages.last", "conversations.memberships"] {
         let group = group_of_two().await;
