@@ -4,7 +4,11 @@
 //! need no sync of their own, and what a crash undoes comes back at the same place. The newest entries are in memory, see
 //! [`fresh`](crate::fresh).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use im_core::{
@@ -16,7 +20,7 @@ use sqlx::AssertSqlSafe;
 use crate::{
     connect::{Inner, detached},
     cursor, deliver,
-    error::{BACKEND, failed},
+    error::{BACKEND, corrupt, failed},
     expire,
     rows::{Columns, limit, number, record_columns},
     tail,
@@ -40,6 +44,13 @@ static ENDS: Values = Values::new(
      (SELECT message FROM inbox_starts WHERE user_id = v.column2) FROM",
     2,
     "v WHERE v.column1 IS NOT NULL",
+);
+
+/// The records of messages.
+static RECORDS: Values = Values::new(
+    concat!("SELECT ", record_columns!(), " FROM"),
+    1,
+    "v CROSS JOIN messages m ON m.id = v.column1",
 );
 
 /// The newest place of each user's inbox, expired or not; none where there never was one.
@@ -107,31 +118,41 @@ impl SqliteInbox {
         self.with_records(entries, operation).await.map(Some)
     }
 
-    /// Looks up the records that are not known yet: almost always among the newest ones.
+    /// Adds the records that are not known yet: from memory the newest, from the file the others, with one query.
     async fn with_records(
         &self,
-        entries: Vec<(i64, Option<Arc<Record>>)>,
+        mut entries: Vec<(i64, Option<Arc<Record>>)>,
         operation: &'static str,
     ) -> Result<Vec<Entry>> {
-        let mut found = Vec::with_capacity(entries.len());
-        for (message, record) in entries {
-            let newest = || tail::lock(&self.0.tail).get(message).map(|record| record.record.clone());
-            let record = match record.or_else(newest) {
-                Some(record) => record,
-                None => self.record(message, operation).await?,
-            };
-            found.push(Entry { cursor: self.cursor(message), record });
+        {
+            let tail = tail::lock(&self.0.tail);
+            for (message, record) in entries.iter_mut().filter(|(_, record)| record.is_none()) {
+                *record = tail.get(*message).map(|newest| newest.record.clone());
+            }
         }
-        Ok(found)
+        let missing: Vec<_> =
+            entries.iter().filter(|(_, record)| record.is_none()).map(|(message, _)| *message).collect();
+        let mut found = self.records(&missing, operation).await?;
+        let entry = |(message, record): (i64, Option<Arc<Record>>)| {
+            let record = record.or_else(|| found.remove(&message));
+            let record =
+                record.ok_or_else(|| corrupt(operation, "an entry of a message that is not there"))?;
+            Ok(Entry { cursor: self.cursor(message), record })
+        };
+        entries.into_iter().map(entry).collect()
     }
 
-    async fn record(&self, message: i64, operation: &'static str) -> Result<Arc<Record>> {
-        let row = sqlx::query(concat!("SELECT ", record_columns!(), " FROM messages m WHERE m.id = ?"))
-            .bind(message)
-            .fetch_one(self.0.readers())
-            .await
-            .map_err(failed(operation))?;
-        Columns::new(&row, 0, operation).record().map(Arc::new)
+    async fn records(&self, messages: &[i64], operation: &'static str) -> Result<HashMap<i64, Arc<Record>>> {
+        let mut found = HashMap::with_capacity(messages.len());
+        for chunk in messages.chunks(MOST_ROWS) {
+            let query = sqlx::query(AssertSqlSafe(RECORDS.sql(chunk.len())));
+            let query = chunk.iter().fold(query, |query, message| query.bind(*message));
+            for row in query.fetch_all(self.0.readers()).await.map_err(failed(operation))? {
+                let columns = Columns::new(&row, 0, operation);
+                found.insert(columns.int(0)?, Arc::new(columns.record()?));
+            }
+        }
+        Ok(found)
     }
 
     /// Waits until the fan-out has delivered again what an end without [`close`](crate::Sqlite::close) may have taken. Until

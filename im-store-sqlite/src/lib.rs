@@ -41,7 +41,7 @@
 //! # The file
 //! WAL mode; `application_id` is `IMDB`, `user_version` the version of the schema. Beside it lie `-wal` and `-shm` while it is
 //! open, and an empty `.lock` that stays and must not be removed: it keeps a second process out. [`Sqlite::close`] leaves one whole file; to copy one that is open use `VACUUM INTO` or
-//! SQLite's backup, not `cp`. The write-ahead log is moved into the file beside the writer and stays at some 32 MiB, unless a reader keeps it from
+//! SQLite's backup, not `cp`. The write-ahead log is moved into the file beside the writer and stays at some tens of MiB, unless a reader keeps it from
 //! being begun again.
 //!
 //! | Table | What is in it |

@@ -205,6 +205,23 @@ async fn a_page_comes_from_memory_and_file_alike() {
     assert_eq!(got, all.iter().map(|record| record.record.clone()).collect::<Vec<_>>());
 }
 
+/// Fresh entries of records that the log's newest part in memory does not have.
+#[tokio::test]
+async fn a_page_of_old_records_that_are_delivered_just_now_is_whole() {
+    let (file, sqlite) = file().await;
+    let old = append(&sqlite, "g", 300).await;
+    file.reopen().await.unwrap();
+    let sqlite = file.open();
+    let alice = user("alice");
+    let anchor = sqlite.inbox().anchor(&alice).await.unwrap();
+    deliver(&sqlite, &old, std::slice::from_ref(&alice)).await;
+    let Pull::Page { entries, more: false } = sqlite.inbox().pull(&alice, &anchor, 300).await.unwrap() else {
+        panic!("not one page");
+    };
+    let records: Vec<_> = entries.into_iter().map(|entry| entry.record).collect();
+    assert_eq!(records, old.iter().map(|record| record.record.clone()).collect::<Vec<_>>());
+}
+
 /// The process dies before its last deliveries are in the file: whoever has their cursors is served once they are delivered
 /// again, and not sent to start afresh.
 #[tokio::test]
