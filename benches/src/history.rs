@@ -1,4 +1,5 @@
-//! A page of 50 out of a long history.
+//! A page of 50 out of a long history; and what that history costs otherwise: the start of an engine on it (`start`), and a send
+//! beside one onto a hundredth of it (`flat`, whose limit is the shorter history).
 //!
 //! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server.
 
@@ -21,6 +22,7 @@ use crate::{
     pace::{Round, open_loop},
     process::rss_kb,
     report::{self, Line},
+    send,
     stats::{Latencies, median},
 };
 
@@ -28,14 +30,19 @@ const ROUNDS: u32 = 5;
 const PAGE: usize = 50;
 /// About how many messages a conversation has.
 const LENGTH: u64 = 1000;
+/// How much longer the long history is than the short one.
+const TIMES: u64 = 100;
 
 type Singles = [(ConversationId, [UserId; 2])];
 
 pub(crate) async fn run(plan: &Plan) -> Outcome {
     report::head(plan);
-    let conversations = (plan.rows / LENGTH).max(1);
-    let length = plan.rows / conversations;
-    let (bed, singles) = fill(plan, conversations as usize, length).await?;
+    let (_, length) = shape(plan.rows);
+    let (mut bed, singles) = fill(plan, plan.rows).await?;
+    if plan.backend == Backend::Sqlite {
+        bed = started(plan, bed).await?;
+        flat(plan, &bed, &singles).await?;
+    }
     let (rate, limit) = maximum(plan, &bed, &singles, length).await?;
     if let Some(load) = plan.rate {
         half(plan, &bed, &singles, length, load, (rate * load, limit)).await?;
@@ -44,13 +51,56 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
     Ok(())
 }
 
-async fn fill(
-    plan: &Plan,
-    conversations: usize,
-    length: u64,
-) -> Outcome<(Bed, Vec<(ConversationId, [UserId; 2])>)> {
+/// How many conversations so many messages make, and how long each is.
+fn shape(rows: u64) -> (u64, u64) {
+    let conversations = (rows / LENGTH).max(1);
+    (conversations, rows / conversations)
+}
+
+/// The start of an engine on what is there, until it takes sends; the file may be in the system's cache.
+async fn started(plan: &Plan, bed: Bed) -> Outcome<Bed> {
+    let folder = bed.close().await?;
+    let mut latencies = Latencies::new()?;
+    let begun = Instant::now();
+    let bed = Bed::open_in(plan.backend, folder).await?;
+    latencies.record(begun.elapsed());
+    Line::new(plan, "start", format!("{}-rows", plan.rows), "–")
+        .latencies(&latencies)
+        .rss_kb(rss_kb()?)
+        .print(plan);
+    Ok(bed)
+}
+
+/// Sends to as many conversations on both histories in turn.
+async fn flat(plan: &Plan, long: &Bed, singles: &Singles) -> Outcome {
+    let (short, short_singles) = fill(plan, plan.rows / TIMES).await?;
+    let active = short_singles.len();
+    let (mut rates, mut limits, mut latencies) = (vec![], vec![], Latencies::new()?);
+    for bed in [&short, long] {
+        send::closed(bed, &singles[..active], plan.part(2 * ROUNDS)).await?;
+        bed.watch.settled().await;
+    }
+    for _ in 0..ROUNDS {
+        let round = send::closed(long, &singles[..active], plan.part(ROUNDS)).await?;
+        long.watch.settled().await;
+        rates.push(round.rate());
+        latencies.add(&round.latencies)?;
+        limits.push(send::closed(&short, &short_singles, plan.part(ROUNDS)).await?.rate());
+        short.watch.settled().await;
+    }
+    short.close().await?;
+    Line::new(plan, "flat", format!("{}-rows", plan.rows), "acks/s")
+        .rate(median(rates), median(limits))
+        .latencies(&latencies)
+        .rss_kb(rss_kb()?)
+        .print(plan);
+    Ok(())
+}
+
+async fn fill(plan: &Plan, rows: u64) -> Outcome<(Bed, Vec<(ConversationId, [UserId; 2])>)> {
+    let (conversations, length) = shape(rows);
     let bed = Bed::open(plan.backend).await?;
-    let singles = bed.singles(conversations).await?;
+    let singles = bed.singles(conversations as usize).await?;
     match plan.backend {
         Backend::Memory => {
             fill_by_sending(&bed, &singles, length).await?;

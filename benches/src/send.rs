@@ -99,7 +99,7 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
     Ok((rate, limit))
 }
 
-async fn closed(bed: &Bed, singles: &Singles, length: Duration) -> Outcome<Round> {
+pub(crate) async fn closed(bed: &Bed, singles: &Singles, length: Duration) -> Outcome<Round> {
     let (engine, text) = (bed.engine.clone(), content());
     let senders: Vec<_> = (0..IN_FLIGHT).map(|caller| place(singles, caller)).collect();
     closed_loop(IN_FLIGHT, length, move |caller| {

@@ -255,24 +255,24 @@ impl Server for Own {
         let records: Arc<[Arc<Record>]> = records.collect::<Outcome<_>>()?;
         let members = self.users.len() / self.groups;
         let mut signals = Vec::with_capacity(self.users.len());
-        let mut shared = None;
         let mut indices: Arc<[u32]> = Arc::default();
+        let mut cursors: Arc<[Cursor]> = Arc::default();
         for at in 0..self.users.len() {
-            if at % members == 0 {
+            let is_first = at % members == 0;
+            if is_first {
                 indices = [(at / members) as u32].into();
             }
-            let cursor = match &shared {
-                Some(cursor) if self.backend == Backend::Sqlite => Cursor::clone(cursor),
-                _ => self.cursor(&self.users[at].1, number, at)?,
-            };
-            shared = Some(cursor.clone());
+            // As SQLite's inbox answers: recipients in a row share the list of their cursors.
+            if is_first || self.backend != Backend::Sqlite {
+                cursors = [self.cursor(&self.users[at].1, number, at)?].into();
+            }
             let (user, stands) = &mut self.users[at];
-            let previous = std::mem::replace(stands, cursor.clone());
+            let previous = std::mem::replace(stands, cursors[0].clone());
             signals.push(UserSignal {
                 user: user.clone(),
                 previous: Some(previous),
                 records: indices.clone(),
-                cursors: vec![cursor],
+                cursors: cursors.clone(),
             });
         }
         let notice = Notice::Signals(Signals { records, users: signals });

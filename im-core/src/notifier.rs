@@ -78,5 +78,5 @@ pub struct UserSignal {
     /// Indices into [`Signals::records`], one for each cursor; empty when the records are not carried.
     pub records: Arc<[u32]>,
     /// The cursors of the entries; at least one.
-    pub cursors: Vec<Cursor>,
+    pub cursors: Arc<[Cursor]>,
 }

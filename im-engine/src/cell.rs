@@ -2,13 +2,15 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
 use im_core::{ConversationId, Cursor, Entry, Mark, SessionRef, StateVersion, UserId};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::config::Config;
 
@@ -84,7 +86,6 @@ pub(crate) struct Cell {
     pub(crate) user: UserId,
     pub(crate) session: SessionRef,
     state: Mutex<State>,
-    wake: Notify,
 }
 
 #[derive(Debug)]
@@ -105,6 +106,8 @@ struct State {
     /// The newest end that the client was told, as long as it has not acked it.
     unacked: Option<Unacked>,
     seen: Instant,
+    /// Who waits for the next event.
+    waits: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -134,12 +137,21 @@ impl Cell {
             entered: false,
             unacked: None,
             seen: Instant::now(),
+            waits: None,
         };
-        Self { user, session, state: Mutex::new(state), wake: Notify::new() }
+        Self { user, session, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes something; if there may now be an event, who waits for one is woken.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let mut state = self.state();
+        let woken = if change(&mut state) { state.waits.take() } else { None };
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// New entries. They are queued if they follow what the client has and the queue has room; else their end is.
@@ -150,41 +162,40 @@ impl Cell {
         entries: Option<&Arc<Entries>>,
         limit: usize,
     ) {
-        let mut state = self.state();
-        if state.tail.as_ref() == Some(end) {
-            return;
-        }
-        match entries
-            .filter(|_| state.bare.is_none() && previous.is_some() && previous == state.tail.as_ref())
-        {
-            Some(entries) if state.outbox_bytes + entries.bytes <= limit => {
-                state.outbox_bytes += entries.bytes;
-                state.outbox.push_back(entries.clone());
-                state.tail = Some(end.clone());
+        self.change(|state| {
+            if state.tail.as_ref() == Some(end) {
+                return false;
             }
-            _ => state.collapse(end.clone()),
-        }
-        drop(state);
-        self.wake.notify_one();
+            let follow = state.bare.is_none() && previous.is_some() && previous == state.tail.as_ref();
+            match entries.filter(|_| follow) {
+                Some(entries) if state.outbox_bytes + entries.bytes <= limit => {
+                    state.outbox_bytes += entries.bytes;
+                    state.outbox.push_back(entries.clone());
+                    state.tail = Some(end.clone());
+                }
+                _ => state.collapse(end.clone()),
+            }
+            true
+        });
     }
 
     pub(crate) fn version(&self, version: &StateVersion) {
-        self.state().version = Some(version.clone());
-        self.wake.notify_one();
+        self.change(|state| {
+            state.version = Some(version.clone());
+            true
+        });
     }
 
     /// A head of a large group; one that is not newer than what the client was told is passed over.
     pub(crate) fn head(&self, id: &ConversationId, mark: Mark) {
-        let mut state = self.state();
-        match state.heads.get_mut(id) {
-            Some(known) if known.mark >= mark => return,
-            Some(known) => *known = Head { mark, told: false },
-            None => {
-                state.heads.insert(id.clone(), Head { mark, told: false });
+        self.change(|state| {
+            match state.heads.get_mut(id) {
+                Some(known) if known.mark >= mark => return false,
+                Some(known) => *known = Head { mark, told: false },
+                None => drop(state.heads.insert(id.clone(), Head { mark, told: false })),
             }
-        }
-        drop(state);
-        self.wake.notify_one();
+            true
+        });
     }
 
     /// The heads that the client was not told yet.
@@ -193,14 +204,18 @@ impl Cell {
     }
 
     pub(crate) fn drain(&self) {
-        self.state().draining = true;
-        self.wake.notify_one();
+        self.change(|state| {
+            state.draining = true;
+            true
+        });
     }
 
     /// Closes the session; the first reason holds.
     pub(crate) fn close(&self, reason: CloseReason) {
-        self.state().closed.get_or_insert(reason);
-        self.wake.notify_one();
+        self.change(|state| {
+            state.closed.get_or_insert(reason);
+            true
+        });
     }
 
     /// The presence has taken the session in: from now on it may be missed there.
@@ -245,16 +260,12 @@ impl Cell {
 
     /// Looks after time: what was not acked is told again, a silent session is closed.
     pub(crate) fn tick(&self, config: &Config) {
-        let mut state = self.state();
-        if state.seen.elapsed() > config.heartbeat * 3 {
-            state.closed.get_or_insert(CloseReason::Silent);
-        }
-        let told_again = state.tell_again(config);
-        let wake = told_again || state.closed.is_some();
-        drop(state);
-        if wake {
-            self.wake.notify_one();
-        }
+        self.change(|state| {
+            if state.seen.elapsed() > config.heartbeat * 3 {
+                state.closed.get_or_insert(CloseReason::Silent);
+            }
+            state.tell_again(config) || state.closed.is_some()
+        });
     }
 
     /// The next event, if there is one.
@@ -262,14 +273,22 @@ impl Cell {
         self.state().next()
     }
 
+    /// The next event; who asks last is the one who is woken.
+    pub(crate) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Event> {
+        let mut state = self.state();
+        if let Some(event) = state.next() {
+            return Poll::Ready(event);
+        }
+        match &mut state.waits {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
     /// The next event.
     pub(crate) async fn event(&self) -> Event {
-        loop {
-            if let Some(event) = self.try_event() {
-                return event;
-            }
-            self.wake.notified().await;
-        }
+        poll_fn(|cx| self.poll_event(cx)).await
     }
 }
 

@@ -7,8 +7,9 @@ use std::{
 };
 
 use im_core::{
-    ClientMsgId, Clock, Conversation, ConversationId, Durability, LogInfo, Mark, Member, NodeId, Partition,
-    Parts, Policy, Projection, ReadMark, Result, Seq, SessionRef, SettingsChange, StateVersion, UserId,
+    ClientMsgId, Clock, Conversation, ConversationId, DeviceId, Durability, LogInfo, Mark, Member, NodeId,
+    Partition, Parts, Policy, Projection, ReadMark, Result, Seq, SessionRef, SettingsChange, StateVersion,
+    UserId,
 };
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -27,7 +28,7 @@ use crate::{
     marks,
     persist::Persist,
     progress::Progress,
-    signal::Signaller,
+    signal::{self, Signaller},
     switch::Switch,
     worker::Worker,
 };
@@ -109,6 +110,7 @@ impl Inner {
         let LogInfo { partitions, dedupe_window, .. } = log;
         let (commit, committers) = Commit::new(&parts, &numbering, &builder.config, partitions);
         let commit = Arc::new(commit);
+        let notices = parts.notifier.subscribe(&node).await;
         let (marks, marker) = marks::queue(parts.clone());
         let inner = Arc::new(Self {
             signaller: signaller(&parts, &builder.config),
@@ -137,7 +139,7 @@ impl Inner {
         committers.into_iter().for_each(|committer| drop(inner.intake_tasks.spawn_on(committer, runtime)));
         inner.intake_tasks.spawn_on(marker, runtime);
         inner.start_workers(builder.projections, &commit);
-        inner.keep_house();
+        inner.keep_house(notices);
         Ok(Engine { inner })
     }
 
@@ -280,7 +282,25 @@ impl Engine {
         self.inner.connect(identity, hello).await
     }
 
+    /// Ends the sessions of a user, on whatever node: all, or those of one device. Their clients are told that they were kicked,
+    /// and do not come back by themselves; that the user may not sign in again is the authenticator's to say. Returns how many
+    /// sessions there were.
+    ///
+    /// # Errors
+    /// A failure; some sessions may not have been ended.
+    pub async fn end_sessions(&self, user: &UserId, device: Option<&DeviceId>) -> ChatResult<usize> {
+        let parts = &self.inner.parts;
+        let mut sessions =
+            parts.presence.sessions(std::slice::from_ref(user)).await?.pop().unwrap_or_default();
+        sessions.retain(|session| device.is_none_or(|device| session.device == *device));
+        let ended = sessions.len();
+        parts.notifier.notify(signal::kicks(user, sessions)).await?;
+        Ok(ended)
+    }
+
     /// Sends a message: durable in the log when this returns, in the store too if it asks for that.
+    ///
+    /// The host itself may send, as a user that is a member of the conversation: keep one for notices. Users need not be created.
     ///
     /// # Errors
     /// A [`Refusal`]: [`NotMember`](Refusal::NotMember), [`UnknownConversation`](Refusal::UnknownConversation),
@@ -402,7 +422,7 @@ impl Engine {
     }
 
     /// Ends the engine: sessions are told to go elsewhere and closed, waiting sends are answered, projections finish their
-    /// batch and give back their leases.
+    /// batch and give back their leases. The backends stay open: they are the host's to close.
     pub async fn shutdown(&self) {
         self.inner.shutdown().await;
     }

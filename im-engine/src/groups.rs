@@ -27,13 +27,17 @@ pub struct NewGroup {
     pub id: ConversationId,
     /// Its name, at most 256 bytes.
     pub name: Option<Arc<str>>,
-    /// Who is in it beside the creator, with the creator at most 400.
+    /// Who is in it beside the creator, with the creator at most 400: so many one record can name. More join afterwards, up to
+    /// [`Config::group_members`](crate::Config::group_members).
     pub members: Vec<UserId>,
     /// Names the creation; a retry carries the same.
     pub client_msg_id: ClientMsgId,
 }
 
 /// Who comes or goes, or is given a role.
+///
+/// Whoever knows a group's id may join it, unless the host's [`Policy`](crate::Policy) says otherwise. An owner who leaves is not
+/// replaced: name another one before, or keep a user of the host's own as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
     /// These join; oneself, or others if one is a member. At least one.
@@ -203,15 +207,8 @@ impl Inner {
             Admitted::New(append, epoch) => self.commit()?.enqueue(append, Some(epoch))?.await?,
             Admitted::Known(found) => Committed { receipt: found.receipt, duplicate: true },
         };
-        let seq = committed.receipt.mark.seq;
-        self.wait_applied(id, seq).await?;
-        Ok(Ack {
-            conversation: id.clone(),
-            seq,
-            created_at: committed.receipt.created_at,
-            duplicate: committed.duplicate,
-            level: AckLevel::Logged,
-        })
+        self.wait_applied(id, committed.receipt.mark.seq).await?;
+        self.ack(id.clone(), committed, AckLevel::Logged).await
     }
 
     async fn wait_applied(&self, id: &ConversationId, seq: Seq) -> ChatResult<()> {

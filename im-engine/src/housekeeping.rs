@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{Connect, Connected, ConversationId, Gone, Mark, Membership, Noticed, Result, UserId};
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
     cell::{Cell, CloseReason},
@@ -23,9 +23,13 @@ const USERS: usize = 500;
 /// How many users' large groups are looked up at once.
 const LOOK_UPS: usize = 8;
 
+/// A node's notices, or why there are none.
+pub(crate) type Subscribed = Result<mpsc::Receiver<Noticed>>;
+
 impl Inner {
-    pub(crate) fn keep_house(self: &Arc<Self>) {
-        self.spawn_until_stop(self.clone().listen());
+    /// `notices` were subscribed to before anybody could connect: a kick that nobody hears is not told again.
+    pub(crate) fn keep_house(self: &Arc<Self>, notices: Subscribed) {
+        self.spawn_until_stop(self.clone().listen(notices));
         self.spawn_until_stop(self.clone().look_up_large_groups());
         self.every(TICK, |this| async move { this.tick() });
         self.every(self.parts.presence.ttl() / 3, |this| async move { this.beat().await });
@@ -51,9 +55,9 @@ impl Inner {
     }
 
     /// Receives this node's notices. After a gap everybody is told where their inbox ends.
-    async fn listen(self: Arc<Self>) {
+    async fn listen(self: Arc<Self>, mut subscribed: Subscribed) {
         loop {
-            match self.parts.notifier.subscribe(&self.node).await {
+            match subscribed {
                 Ok(mut notices) => {
                     self.after_a_gap().await;
                     while let Some(noticed) = notices.recv().await {
@@ -66,6 +70,7 @@ impl Inner {
                 Err(error) => tracing::warn!(%error, "no notices; again in {RESUBSCRIBE:?}"),
             }
             tokio::time::sleep(RESUBSCRIBE).await;
+            subscribed = self.parts.notifier.subscribe(&self.node).await;
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
 use im_core::{
     ConversationId, Cursor, Entry, Mark, Notice, SessionId, Signals, StateVersion, UserId, UserSignal,
 };
+use indexmap::IndexMap;
 use tokio::sync::Notify;
 
 use crate::{
@@ -24,7 +25,8 @@ pub(crate) struct Hub {
 
 #[derive(Debug, Default)]
 struct State {
-    users: BTreeMap<UserId, User>,
+    /// Looked up by every signal; in the order of their coming, so that what goes through all of them can be replayed.
+    users: IndexMap<UserId, User>,
     groups: BTreeMap<ConversationId, Group>,
     /// Whose large groups are to be looked up: each user once, however many notices came.
     outdated: BTreeSet<UserId>,
@@ -71,7 +73,7 @@ impl Hub {
         user.cells.retain(|held| !Arc::ptr_eq(held, cell));
         if user.cells.is_empty() {
             let large = std::mem::take(&mut user.large);
-            state.users.remove(&cell.user);
+            state.users.swap_remove(&cell.user);
             state.outdated.remove(&cell.user);
             state.forget_reader(&cell.user, &large);
         }
@@ -234,7 +236,7 @@ impl Shared {
             let record = signals.records.get(*index as usize)?.clone();
             Some(Entry { cursor: cursor.clone(), record })
         };
-        let entries: Option<Vec<Entry>> = signal.records.iter().zip(&signal.cursors).map(entry).collect();
+        let entries: Option<Vec<Entry>> = signal.records.iter().zip(&*signal.cursors).map(entry).collect();
         let entries = Arc::new(Entries::new(entries?));
         self.last = Some((signal.clone(), entries.clone()));
         Some(entries)

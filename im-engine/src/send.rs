@@ -104,7 +104,7 @@ impl Inner {
         })
     }
 
-    async fn ack(
+    pub(crate) async fn ack(
         &self,
         conversation: ConversationId,
         committed: Committed,

@@ -1,6 +1,9 @@
 //! A session: one live connection of one device, and what it may ask.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use im_core::{
     ClientMsgId, Connect, Connected, ContentType, ConversationId, Cursor, DeviceId, Entry, Mark, Platform,
@@ -258,9 +261,15 @@ impl Session {
         })
     }
 
-    /// The next event. Cancel safe: an event that was not returned comes next time.
+    /// The next event. Cancel safe: an event that was not returned comes next time. One task waits at a time: of two only the
+    /// later one is woken.
     pub async fn event(&self) -> Event {
         self.cell.event().await
+    }
+
+    /// The same, for a transport that is a state machine.
+    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.cell.poll_event(cx)
     }
 
     /// The next event, if one is waiting.

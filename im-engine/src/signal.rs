@@ -103,9 +103,7 @@ impl Signaller {
 
     /// Displaced sessions, to their nodes.
     pub(crate) async fn kick(&self, user: &UserId, sessions: Vec<SessionRef>) {
-        let notices =
-            sessions.into_iter().map(|gone| (gone.node, Notice::Kick(user.clone(), vec![gone.id]))).collect();
-        forget(self.parts.notifier.notify(notices).await, "kick");
+        forget(self.parts.notifier.notify(kicks(user, sessions)).await, "kick");
     }
 
     /// The nodes that hold sessions of each user.
@@ -122,6 +120,11 @@ impl Signaller {
         }
         Ok(nodes)
     }
+}
+
+/// Tells the nodes of a user's sessions to end them.
+pub(crate) fn kicks(user: &UserId, sessions: Vec<SessionRef>) -> Vec<(NodeId, Notice)> {
+    sessions.into_iter().map(|gone| (gone.node, Notice::Kick(user.clone(), vec![gone.id]))).collect()
 }
 
 /// The signals of one node with those records alone that somebody there is sent inline: a batch may have megabytes of others.
@@ -185,7 +188,7 @@ mod tests {
             user: UserId::new(name).unwrap(),
             previous: None,
             records: records.into(),
-            cursors: vec![Cursor::new("c")],
+            cursors: [Cursor::new("c")].into(),
         }
     }
 

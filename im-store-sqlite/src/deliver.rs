@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use im_core::{Checkpoint, Delivered, Delivery, LogRecord, Partition, Recipient, Result, UserId};
+use im_core::{Checkpoint, Cursor, Delivered, Delivery, LogRecord, Partition, Recipient, Result, UserId};
 
 use crate::{
     cache::Cache,
@@ -102,15 +102,20 @@ pub(crate) async fn deliver(inner: &Inner, delivery: &Delivery) -> Result<Vec<Re
 fn answers(inner: &Inner, delivery: &Delivery, before: &[i64]) -> Vec<Result<Delivered>> {
     let cursors: Vec<_> =
         delivery.records.iter().map(|record| cursor::of(&inner.incarnation, id(record))).collect();
-    let answer = |(recipient, before): (&Recipient, &i64)| {
+    let mut answers = Vec::with_capacity(before.len());
+    // Recipients in a row mostly have the same records: they share one list.
+    let (mut records, mut list): (&[u32], Arc<[Cursor]>) = Default::default();
+    for (recipient, before) in delivery.recipients.iter().zip(before) {
+        if *records != *recipient.records {
+            records = &recipient.records;
+            list = records.iter().map(|index| cursors[*index as usize].clone()).collect();
+        }
         // Of a repeat nobody knows what the client stands on.
         let is_new = messages(delivery, recipient).all(|message| *before < message);
-        Ok(Delivered {
-            previous: is_new.then(|| cursor::of(&inner.incarnation, *before)),
-            cursors: recipient.records.iter().map(|index| cursors[*index as usize].clone()).collect(),
-        })
-    };
-    delivery.recipients.iter().zip(before).map(answer).collect()
+        let previous = is_new.then(|| cursor::of(&inner.incarnation, *before));
+        answers.push(Ok(Delivered { previous, cursors: list.clone() }));
+    }
+    answers
 }
 
 /// The ids of a recipient's records.

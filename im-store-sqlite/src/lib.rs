@@ -60,8 +60,7 @@
 //! transaction that stays open keeps the write-ahead log from being reused.
 //!
 //! # Limits
-//! SQLite writes with one thread: about 20,000–40,000 appends a second on common hardware, less when each goes to another
-//! conversation. Links the SQLite that sqlx bundles: a program can have only one (`links = "sqlite3"`).
+//! SQLite writes with one thread; the README says how fast that was, and beside what. Links the SQLite that sqlx bundles: a program can have only one (`links = "sqlite3"`).
 
 mod append;
 mod apply;

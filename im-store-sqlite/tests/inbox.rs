@@ -280,7 +280,7 @@ async fn a_restored_file_serves_no_cursor_of_before() {
     let alice = [user("alice")];
     file.save().await.unwrap();
     let records = append(&sqlite, "g", 1).await;
-    let cursor = deliver(&sqlite, &records, &alice).await.remove(0).cursors.remove(0);
+    let cursor = deliver(&sqlite, &records, &alice).await.remove(0).cursors[0].clone();
     file.lose_tail(im_testkit::Part::Inbox, 1).await.unwrap();
     let sqlite = file.open();
     let incarnation = sqlite.log().info().await.unwrap().incarnation;

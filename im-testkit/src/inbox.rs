@@ -32,7 +32,7 @@ async fn deliver(inbox: &dyn SyncInbox, delivery: &Delivery) -> Result<Vec<Deliv
     for (recipient, delivered) in delivery.recipients.iter().zip(&delivered) {
         let (cursors, records) = (delivered.cursors.len(), recipient.records.len());
         ensure!(cursors == records, "{cursors} cursors for {records} records of {}", recipient.user);
-        for cursor in &delivered.cursors {
+        for cursor in &*delivered.cursors {
             ensure!(cursor.as_str().len() <= Cursor::MAX_BYTES, "{cursor:?} is too long for a cursor");
         }
     }
@@ -183,7 +183,7 @@ async fn ends_there(inbox: &dyn SyncInbox, user: &UserId, delivered: &Delivered)
         let cursors: Vec<_> = after.iter().take(delivered.cursors.len()).map(|entry| &entry.cursor).collect();
         ensure_eq!(cursors, delivered.cursors.iter().collect::<Vec<_>>(), "the cursors after {previous:?}");
     }
-    for cursor in &delivered.cursors {
+    for cursor in &*delivered.cursors {
         pull(inbox, user, cursor).await?;
     }
     Ok(())
@@ -238,8 +238,9 @@ pub async fn no_silent_gap(fixture: &dyn Fixture) -> Verdict {
             ensure_eq!(records(&rest), plain(&batch[n + 1..]), "after another's entry {n}");
         }
     }
-    let mut bad: Vec<Cursor> = only_bobs.into_iter().flat_map(|delivered| delivered.cursors).collect();
-    bad.extend(foreign.into_iter().flat_map(|delivered| delivered.cursors));
+    let mut bad: Vec<Cursor> =
+        only_bobs.into_iter().flat_map(|delivered| delivered.cursors.to_vec()).collect();
+    bad.extend(foreign.into_iter().flat_map(|delivered| delivered.cursors.to_vec()));
     let (first, long) = (delivered[0].cursors[0].as_str(), "7".repeat(Cursor::MAX_BYTES));
     let huge = "/".repeat(100_000);
     let odd = [
@@ -290,7 +291,7 @@ pub async fn expired_cursors(fixture: &dyn Fixture) -> Verdict {
     let mut cursors = vec![start];
     for _ in 0..6 {
         let batch = feed.messages(&feed.group("g")?, "carol", 2).await?;
-        cursors.extend(one(deliver(&*inbox, &feed.delivery(&batch, &users)).await?)?.cursors);
+        cursors.extend_from_slice(&one(deliver(&*inbox, &feed.delivery(&batch, &users)).await?)?.cursors);
         all.extend(batch);
         data.pass(expiry / 4).await;
         expire(&*inbox, 1).await?;
@@ -641,7 +642,7 @@ pub async fn many_recipients(fixture: &dyn Fixture) -> Verdict {
         let after = pull(&*inbox, user, &end).await?;
         let due: Vec<_> = mine(n).iter().map(|index| batch[*index as usize].record.clone()).collect();
         ensure_eq!(records(&after), due, "the entries of {user}");
-        let cursors: Vec<_> = after.into_iter().map(|entry| entry.cursor).collect();
+        let cursors: Arc<[Cursor]> = after.into_iter().map(|entry| entry.cursor).collect();
         ensure_eq!(cursors, answer.cursors, "the cursors of {user}");
     }
     let users: Vec<_> = delivery.recipients.iter().map(|recipient| recipient.user.clone()).collect();
@@ -700,7 +701,7 @@ pub async fn reopened(fixture: &dyn Fixture) -> Verdict {
     let position = inbox.checkpoint(feed.script.partition).await?.map(|checkpoint| checkpoint.position);
     ensure_eq!(position, delivery.checkpoint.map(|checkpoint| checkpoint.position), "the checkpoint");
     ensure!(one(inbox.ends(&users).await?)?.is_some(), "the inbox is empty after a restart");
-    for (n, cursor) in [start].iter().chain(&cursors).enumerate() {
+    for (n, cursor) in [start].iter().chain(&*cursors).enumerate() {
         if let Some(rest) = rest(&*inbox, &users[0], cursor, 4).await? {
             ensure_eq!(records(&rest), plain(&batch[n..]), "the entries after cursor {n}");
         }
@@ -747,7 +748,7 @@ pub async fn lost_tail(fixture: &dyn Fixture) -> Verdict {
         deliver(&*inbox, &stranger.delivery(&strangers, &users)).await?;
     }
     deliver(&*inbox, &feed.delivery(&all[5..], &users)).await?;
-    for (n, cursor) in [start].iter().chain(&kept_cursors).chain(&lost_cursors).enumerate() {
+    for (n, cursor) in [start].iter().chain(&*kept_cursors).chain(&*lost_cursors).enumerate() {
         if let Some(rest) = rest(&*inbox, &users[0], cursor, 4).await? {
             ensure_eq!(first_appearances(&rest, &id), seqs(&all[n..]), "the entries after cursor {n}");
             let others =

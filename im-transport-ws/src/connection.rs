@@ -12,8 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{Stream, future::BoxFuture};
-use im_engine::Event;
+use futures::future::BoxFuture;
 use im_protocol::{CloseCode, ErrorBody, ErrorCode, Int, Request};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -89,23 +88,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
     /// Runs until the connection is to end.
     pub(crate) async fn run(mut self) -> End {
-        let asker = self.asker.clone();
-        let mut events = pin!(events::events(&asker.session));
         let mut stop = pin!(self.shared.stop.cancelled());
-        poll_fn(|cx| self.poll(cx, events.as_mut(), stop.as_mut())).await
+        poll_fn(|cx| self.poll(cx, stop.as_mut())).await
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut events: Pin<&mut impl Stream<Item = Event>>,
-        stop: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) -> Poll<End> {
+    fn poll(&mut self, cx: &mut Context<'_>, stop: Pin<&mut WaitForCancellationFuture<'_>>) -> Poll<End> {
         if self.leaves.is_none() && stop.poll(cx).is_ready() {
             self.drain();
         }
         for _ in 0..ROUNDS {
-            match self.round(cx, events.as_mut()) {
+            match self.round(cx) {
                 Ok(true) => {}
                 Ok(false) => return self.poll_due(cx),
                 Err(end) => return Poll::Ready(end),
@@ -116,9 +108,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     /// Goes once through the steps; whether anything moved.
-    fn round(&mut self, cx: &mut Context<'_>, events: Pin<&mut impl Stream<Item = Event>>) -> Step {
+    fn round(&mut self, cx: &mut Context<'_>) -> Step {
         let answered = self.answers(cx)?;
-        let told = self.events(cx, events)?;
+        let told = self.events(cx)?;
         let asked = self.requests(cx)?;
         let written = self.write(cx)?;
         Ok(answered || told || asked || written)
@@ -156,12 +148,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     /// Passes events on; not while a request is being served, whose answer may say where they begin.
-    fn events(&mut self, cx: &mut Context<'_>, mut events: Pin<&mut impl Stream<Item = Event>>) -> Step {
+    fn events(&mut self, cx: &mut Context<'_>) -> Step {
         for taken in 0..STEP {
             if self.serving.is_some() || !self.has_room() {
                 return Ok(taken > 0);
             }
-            let Poll::Ready(Some(event)) = events.as_mut().poll_next(cx) else { return Ok(taken > 0) };
+            let Poll::Ready(event) = self.asker.session.poll_event(cx) else { return Ok(taken > 0) };
             events::tell(self.wire, event, self.asker.page)?;
         }
         Ok(true)

@@ -1,17 +1,11 @@
 //! What a session's client is told without having asked.
 
 use bytes::Bytes;
-use futures::{Stream, stream};
-use im_engine::{CloseReason, Cursor, Entries, Entry, Event, Session};
+use im_engine::{CloseReason, Cursor, Entries, Entry, Event};
 use im_protocol::{self as wire, EncodedRecord, RecordView, frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{codes, farewell::End, ops::heads_frames, outgoing::text_frame, wire::Wire};
-
-/// The events of a session, one after the other.
-pub(crate) fn events(session: &Session) -> impl Stream<Item = Event> {
-    stream::unfold(session, |session| async move { Some((session.event().await, session)) })
-}
 
 /// Tells the client of an event; the last one ends the connection.
 pub(crate) fn tell<S: AsyncRead + AsyncWrite + Unpin>(

@@ -27,7 +27,8 @@ impl Authenticator for Accounts {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let chat = Engine::builder(Sqlite::open("chat.db").await?).start().await?;
+    let file = Sqlite::open("chat.db").await?;
+    let chat = Engine::builder(&file).start().await?;
     let socket = Transport::new(chat.clone(), Accounts, WsConfig::default());
     let app = Router::new().route("/", get("the application's own page")).route("/im", socket.route());
     let listener = TcpListener::bind(std::env::args().nth(1).unwrap_or("127.0.0.1:3000".into())).await?;
@@ -35,5 +36,5 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     axum::serve(listener, app).with_graceful_shutdown(async { _ = ctrl_c().await }).await?;
     socket.drain().await;
     chat.shutdown().await;
-    Ok(())
+    Ok(file.close().await?)
 }

@@ -78,6 +78,11 @@ fn it_has_at_most_40_lines() {
     assert!(include_str!("../src/main.rs").lines().count() <= 40);
 }
 
+#[test]
+fn it_is_what_the_readme_shows() {
+    assert!(include_str!("../../../README.md").contains(include_str!("../src/main.rs")));
+}
+
 #[tokio::test]
 async fn two_users_talk_until_the_application_stops() {
     let folder = tempfile::tempdir().unwrap();
@@ -99,6 +104,7 @@ async fn two_users_talk_until_the_application_stops() {
     assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
     assert_eq!((alice.code().await, bob.code().await), (4000, 4000));
     assert_eq!(soon("the end", application.wait()).await.unwrap().code(), Some(0));
+    assert!(!folder.path().join("chat.db-wal").exists(), "one whole file is left");
 }
 
 #[tokio::test]

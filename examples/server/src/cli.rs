@@ -78,14 +78,25 @@ fn read(path: &Path) -> Result<Settings, CliError> {
     })
 }
 
+/// What Kubernetes gives every container beside a service that is named `im`.
+fn is_of_a_service(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    ["IM_PORT", "IM_SERVICE_HOST", "IM_SERVICE_PORT"]
+        .iter()
+        .any(|known| name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('_')))
+}
+
 /// A misspelt variable would leave a setting at its default without a word.
 fn refuse_unknown(variables: impl Iterator<Item = OsString>) -> Result<(), CliError> {
     let command = Flags::command();
     let flags = command.get_arguments().filter_map(|flag| flag.get_env());
     let keys = KEYS.iter().map(|(name, _)| OsStr::new(name));
     let known: HashSet<&OsStr> = flags.chain(keys).collect();
-    let mut unknown = variables
-        .filter(|name| name.as_encoded_bytes().starts_with(b"IM_") && !known.contains(name.as_os_str()));
+    let mut unknown = variables.filter(|name| {
+        name.as_encoded_bytes().starts_with(b"IM_")
+            && !known.contains(name.as_os_str())
+            && !is_of_a_service(name)
+    });
     unknown.next().map_or(Ok(()), |name| Err(CliError::UnknownVariable(name)))
 }
 
@@ -131,6 +142,8 @@ mod tests {
         let refused = |names: &[&str]| refuse_unknown(names.iter().map(OsString::from)).is_err();
         assert!(refused(&["PATH", "IM_BIND", "IM_BNID"]));
         assert!(!refused(&["PATH", "IM_BIND", "IM_CONFIG", "IM_HS256_KEY", "HOME"]));
+        assert!(!refused(&["IM_SERVICE_HOST", "IM_PORT", "IM_PORT_8080_TCP_ADDR", "IM_SERVICE_PORT_HTTP"]));
+        assert!(refused(&["IM_PORTS"]));
     }
 
     #[test]

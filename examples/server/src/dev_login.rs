@@ -101,8 +101,8 @@ impl Login {
     }
 }
 
-const OFF: &str = "the development login is off: it needs a loopback address and a server without token keys, or \
-                   --dev-login allow-anyone";
+const OFF: &str = "the development login is off: sign in with a token of the application's. It is on at a loopback address of a \
+                   server without token keys, unless dev_login is \"off\", and with --dev-login allow-anyone";
 const NOT_LOCAL: &str = "the development login answers only to http://localhost or a loopback address; for others start the \
                          server with --dev-login allow-anyone";
 

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::memory::Memory;
-use im_engine::{ChatError, CloseReason, Engine, Event, Hello, IdSource, Refusal, Uuids};
+use im_core::{DeviceId, memory::Memory};
+use im_engine::{ChatError, CloseReason, Engine, Event, Hello, IdSource, Refusal, Session, Uuids};
 use tokio::{
     runtime::Runtime,
     sync::{OnceCell, oneshot},
@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     hooks::Hooks,
-    support::{connect, hooked, identity, wait_for},
+    support::{connect, hooked, identity, user, wait_for},
 };
 
 /// Returns when a beat that began after this was called is over.
@@ -31,13 +31,35 @@ async fn of_two_sessions_of_a_device_the_newer_one_lives_also_if_a_beat_comes_be
     let first = connect(&chat, "alice", "a").await;
     hooks.before("presence.connect", a_whole_beat(hooks.clone()));
     let second = connect(&chat, "alice", "a").await;
-    let reason = wait_for(&first, |event| match event {
-        Event::Closed(reason) => Some(reason),
-        _ => None,
-    });
-    assert_eq!(reason.await, CloseReason::Kicked);
+    assert_eq!(closed(&first).await, CloseReason::Kicked);
     a_whole_beat(hooks).await;
     second.heartbeat().await.unwrap();
+}
+
+async fn closed(session: &Session) -> CloseReason {
+    wait_for(session, |event| match event {
+        Event::Closed(reason) => Some(reason),
+        _ => None,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_host_ends_the_sessions_of_a_user_on_every_node_and_of_nobody_else() {
+    let memory = Memory::new();
+    let here = Engine::builder(&memory).start().await.unwrap();
+    let there = Engine::builder(&memory).start().await.unwrap();
+    let (phone, web) = (connect(&here, "alice", "phone").await, connect(&there, "alice", "web").await);
+    let bob = connect(&there, "bob", "web").await;
+    let alice = user("alice");
+    assert_eq!(here.end_sessions(&alice, Some(&DeviceId::new("web").unwrap())).await.unwrap(), 1);
+    assert_eq!(closed(&web).await, CloseReason::Kicked);
+    phone.heartbeat().await.unwrap();
+    drop(web);
+    assert!(here.end_sessions(&alice, None).await.unwrap() >= 1);
+    assert_eq!(closed(&phone).await, CloseReason::Kicked);
+    bob.heartbeat().await.unwrap();
+    assert_eq!(here.end_sessions(&user("nobody"), None).await.unwrap(), 0);
 }
 
 #[test]

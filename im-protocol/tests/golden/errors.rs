@@ -32,7 +32,7 @@ fn cases(code: ErrorCode) -> Vec<Case> {
                 conversation: Some("s_mine".into()),
                 name: None,
                 members: vec![BOB.into()],
-                client_msg_id: NEXT_ID.into(),
+                client_msg_id: msg_id(121),
             };
             vec![refused("Ids that begin with s_ are not for groups.", 7, group, &body(code))]
         }
@@ -103,7 +103,7 @@ fn hello() -> op::Hello<'static> {
 fn send() -> op::Send<'static> {
     op::Send {
         conversation: SINGLE.into(),
-        client_msg_id: NEXT_ID.into(),
+        client_msg_id: msg_id(122),
         content_type: ContentType::Text,
         content: "Hello".into(),
         ack: None,
@@ -115,6 +115,6 @@ fn set_role() -> op::SetRole<'static> {
         conversation: CIRCLE.into(),
         user: BOB.into(),
         role: Role::Owner,
-        client_msg_id: NEXT_ID.into(),
+        client_msg_id: msg_id(123),
     }
 }

@@ -75,7 +75,7 @@ fn hello() -> File {
 fn send() -> File {
     let text = op::Send {
         conversation: SINGLE.into(),
-        client_msg_id: NEXT_ID.into(),
+        client_msg_id: msg_id(101),
         content_type: ContentType::Text,
         content: "你好 👋 \"Bob\"\n".into(),
         ack: None,
@@ -84,8 +84,8 @@ fn send() -> File {
         conversation: CIRCLE.into(),
         content_type: ContentType::Image,
         content: r#"{"url":"https://example.com/a.png","w":640,"h":480}"#.into(),
+        client_msg_id: msg_id(110),
         ack: Some(Level::Stored),
-        ..text.clone()
     };
     let logged = sent(SINGLE, 8, false, Level::Logged);
     let again = sent(SINGLE, 8, true, Level::Logged);
@@ -243,9 +243,10 @@ fn create_group() -> File {
         conversation: Some(CIRCLE.into()),
         name: Some("Reading circle".into()),
         members: ids(&[BOB, CAROL]),
-        client_msg_id: NEXT_ID.into(),
+        client_msg_id: msg_id(102),
     };
-    let unnamed = op::CreateGroup { conversation: None, name: None, ..asked.clone() };
+    let unnamed =
+        op::CreateGroup { conversation: None, name: None, client_msg_id: msg_id(111), ..asked.clone() };
     let first = sent(CIRCLE, 1, false, Level::Logged);
     let derived = sent("g_2f6c0f5be1d54a7c9e3b8d1a", 1, false, Level::Logged);
     file(
@@ -258,8 +259,8 @@ fn create_group() -> File {
 }
 
 fn join() -> File {
-    let own = op::Join { conversation: CIRCLE.into(), users: None, client_msg_id: NEXT_ID.into() };
-    let others = op::Join { users: Some(ids(&[CAROL])), ..own.clone() };
+    let own = op::Join { conversation: CIRCLE.into(), users: None, client_msg_id: msg_id(103) };
+    let others = op::Join { users: Some(ids(&[CAROL])), client_msg_id: msg_id(112), ..own.clone() };
     let done = sent(CIRCLE, 5, false, Level::Logged);
     file(
         "op.join",
@@ -268,8 +269,8 @@ fn join() -> File {
 }
 
 fn leave() -> File {
-    let own = op::Leave { conversation: CIRCLE.into(), users: None, client_msg_id: NEXT_ID.into() };
-    let others = op::Leave { users: Some(ids(&[CAROL])), ..own.clone() };
+    let own = op::Leave { conversation: CIRCLE.into(), users: None, client_msg_id: msg_id(104) };
+    let others = op::Leave { users: Some(ids(&[CAROL])), client_msg_id: msg_id(113), ..own.clone() };
     let done = sent(CIRCLE, 6, false, Level::Logged);
     file(
         "op.leave",
@@ -282,7 +283,7 @@ fn set_role() -> File {
         conversation: CIRCLE.into(),
         user: BOB.into(),
         role: Role::Admin,
-        client_msg_id: NEXT_ID.into(),
+        client_msg_id: msg_id(105),
     };
     file(
         "op.set_role",

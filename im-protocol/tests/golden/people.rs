@@ -1,7 +1,7 @@
 //! The little world of the examples: Alice and Bob, a reading circle, a large group.
 
 use im_core::{ConversationKind, Role};
-use im_protocol::{ConversationView, EntryView, HeadView, MarkView, RecordView, SettingsView};
+use im_protocol::{ConversationView, EntryView, HeadView, Id, MarkView, RecordView, SettingsView};
 
 pub(crate) const ALICE: &str = "alice";
 pub(crate) const BOB: &str = "bob";
@@ -12,8 +12,6 @@ pub(crate) const SINGLE: &str = "s_8c2d1c6a7a1e5b3f94d0e6b2a7c4f1d85e9b3a60c7d2f
 pub(crate) const CIRCLE: &str = "reading-circle";
 /// A large group.
 pub(crate) const EVERYBODY: &str = "everybody";
-pub(crate) const ID: &str = "019a5b1e-7c00-7a3b-9d2e-4f5061728394";
-pub(crate) const NEXT_ID: &str = "019a5b1e-9f10-7c44-8b1a-0a1b2c3d4e5f";
 /// A moment on 2026-11-23.
 pub(crate) const NOW: u64 = 1_795_400_000_000;
 pub(crate) const END: &str = "1:4711:9f3c";
@@ -21,6 +19,11 @@ pub(crate) const CURSOR: &str = "1:4709:2b7a";
 pub(crate) const MIDDLE: &str = "1:4710:c01d";
 pub(crate) const VERSION: &str = "7e1d:42";
 pub(crate) const BEFORE: &str = "7e1d:41";
+
+/// A message's name: another one for each number.
+pub(crate) fn msg_id(number: u64) -> Id<'static> {
+    format!("019a5b1e-{:04x}-7c44-8b1a-0a1b2c3d4e5f", 0x7c00 + 37 * number).into()
+}
 
 pub(crate) fn mark(seq: u64, ordinal: u64) -> MarkView {
     MarkView { seq: seq.into(), ordinal: ordinal.into() }
@@ -42,7 +45,7 @@ pub(crate) fn text(seq: u64, ordinal: u64, content: &str) -> RecordView<'_> {
         ordinal: ordinal.into(),
         created_at: (NOW - 60_000 + seq % 60 * 1000).into(),
         from: BOB.into(),
-        client_msg_id: ID.into(),
+        client_msg_id: msg_id(seq),
         kind: "message".into(),
         content_type: "text".into(),
         content: content.into(),

@@ -95,7 +95,7 @@ impl Wrapped {
             let delivered = self.right.deliver(&Delivery { recipients, ..delivery.clone() }).await?;
             for (at, delivered) in delivered.into_iter().enumerate() {
                 match all.get_mut(at) {
-                    Some(sum) => sum.cursors.extend(delivered?.cursors),
+                    Some(sum) => sum.cursors = [&sum.cursors[..], &delivered?.cursors[..]].concat().into(),
                     None => all.push(delivered?),
                 }
             }
