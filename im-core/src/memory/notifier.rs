@@ -37,11 +37,11 @@ impl fmt::Debug for MemoryNotifier {
 }
 
 impl Subscriber {
-    fn notify(&mut self, notice: &Notice) {
+    fn notify(&mut self, notice: Notice) {
         // The last place is kept for `Lagged`, so that it is there also when nothing ever follows.
         let sent = if self.sender.capacity() > 1 {
             self.lagging = false;
-            Some(Noticed::Notice(notice.clone()))
+            Some(Noticed::Notice(notice))
         } else if self.lagging {
             None
         } else {
@@ -62,9 +62,10 @@ impl Notifier for MemoryNotifier {
         for (node, notice) in notices {
             let Some(there) = subscribers.get_mut(&node) else { continue };
             there.retain(|subscriber| !subscriber.sender.is_closed());
-            for subscriber in there {
-                subscriber.notify(&notice);
-            }
+            // Mostly there is one, and a notice may have thousands of users: only a second subscriber costs a copy.
+            let Some((last, others)) = there.split_last_mut() else { continue };
+            others.iter_mut().for_each(|subscriber| subscriber.notify(notice.clone()));
+            last.notify(notice);
         }
         subscribers.retain(|_, there| !there.is_empty());
         Ok(())
