@@ -238,6 +238,7 @@ impl Inner {
     pub(crate) async fn writer(&self, operation: &'static str) -> Result<MappedMutexGuard<'_, Writer>> {
         let mut writer =
             MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| closed(operation))?;
+        writer.check(operation)?;
         writer.mend().await;
         Ok(writer)
     }
@@ -332,6 +333,8 @@ async fn connect_writer(options: &SqliteConnectOptions, cache_bytes: usize) -> R
         .pragma("wal_autocheckpoint", wal::TOO_LONG)
         .pragma("journal_size_limit", wal::KEPT_BYTES)
         // A statement's undo journal goes to memory, not to a temporary file.
+        // Where a plain sync leaves data in the disk's own cache (macOS); nothing elsewhere.
+        .pragma("fullfsync", "ON")
         .pragma("temp_store", "MEMORY")
         .connect()
         .await

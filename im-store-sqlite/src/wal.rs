@@ -36,6 +36,10 @@ pub(crate) async fn run(mut conn: SqliteConnection, inner: Weak<Inner>, mut comm
         }
         if let Err(error) = pass(&mut conn, &inner, &mut long).await {
             tracing::warn!(%error, "the write-ahead log was not moved into the file");
+            let Some(inner) = inner.upgrade() else { break };
+            if let Ok(mut writer) = inner.writer("checkpoint").await {
+                writer.noted("checkpoint", error);
+            }
         }
     }
 }

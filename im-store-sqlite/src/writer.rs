@@ -8,13 +8,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use im_core::{ConversationId, Mark, Result, Timestamp};
+use im_core::{ConversationId, Error, ErrorKind, Mark, Outcome, Result, Timestamp};
 use sqlx::{SqliteConnection, error::DatabaseError};
 use tokio::sync::watch;
 
 use crate::{
     cache::Cache,
-    error::failed,
+    error::{BACKEND, failed},
     rows::Statement,
     tail::{Tail, lock},
 };
@@ -48,6 +48,8 @@ pub(crate) struct Writer {
     sync: Option<Sync>,
     /// A transaction was begun and not ended: its task was dropped or it failed.
     is_open: bool,
+    /// A sync of the file has failed: the system may have dropped what was not written, and say nothing of it at the next one.
+    is_unsynced: bool,
     /// The last record of each conversation.
     pub(crate) heads: Cache<ConversationId, Head>,
     /// The id of the next message; none while it has to be read from the file.
@@ -61,6 +63,11 @@ pub(crate) fn is_taken(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(DatabaseError::is_unique_violation)
 }
 
+/// Whether the file could not be synced (`SQLITE_IOERR_FSYNC`).
+fn is_failed_sync(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().is_some_and(|code| code == "1034"))
+}
+
 impl Writer {
     pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize) -> Self {
         Self {
@@ -69,6 +76,7 @@ impl Writer {
             commits: watch::Sender::new(()),
             sync: None,
             is_open: false,
+            is_unsynced: false,
             heads: Cache::new(heads),
             next_id: None,
             tail: Arc::default(),
@@ -93,7 +101,7 @@ impl Writer {
         let result = match result {
             Ok(value) => {
                 let committed = sqlx::query("COMMIT").execute(&mut self.conn).await;
-                committed.map(|_| value).map_err(failed(operation))
+                committed.map(|_| value).map_err(|error| self.noted(operation, error))
             }
             Err(error) => Err(error),
         };
@@ -122,10 +130,28 @@ impl Writer {
             }
             Err(error) => {
                 self.failed().await;
-                return Err(failed(operation)(error));
+                return Err(self.noted(operation, error));
             }
         }
         Ok(true)
+    }
+
+    /// Takes note of why the file could not be written.
+    pub(crate) fn noted(&mut self, operation: &'static str, error: sqlx::Error) -> Error {
+        self.is_unsynced |= is_failed_sync(&error);
+        failed(operation)(error)
+    }
+
+    /// Refuses when nothing that this connection says of the file can be trusted any more.
+    ///
+    /// # Errors
+    /// A sync of the file has failed before.
+    pub(crate) fn check(&self, operation: &'static str) -> Result<()> {
+        if !self.is_unsynced {
+            return Ok(());
+        }
+        let message = "the disk has failed to take what was written: look at it, and open the file again";
+        Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, message).with_outcome(Outcome::NotDone))
     }
 
     fn committed(&mut self) {
@@ -189,5 +215,62 @@ impl Writer {
     /// What is left to close when nobody will write any more: the connection, and then the lock.
     pub(crate) fn stop(self) -> (SqliteConnection, File) {
         (self.conn, self.lock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, error::Error as StdError, fmt};
+
+    use sqlx::error::ErrorKind as SqlxKind;
+
+    use crate::Sqlite;
+
+    #[derive(Debug)]
+    struct Code(&'static str);
+
+    impl fmt::Display for Code {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Code {}
+
+    impl sqlx::error::DatabaseError for Code {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> SqlxKind {
+            SqlxKind::Other
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_any_more_after_a_sync_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(folder.path().join("chat.db")).await.unwrap();
+        let fails = |code| sqlx::Error::Database(Box::new(Code(code)));
+        sqlite.inner().writer("test").await.unwrap().noted("test", fails("10"));
+        sqlite.inner().writer("test").await.unwrap().noted("test", fails("1034"));
+        let refused = sqlite.inner().writer("test").await.err().unwrap();
+        assert!(refused.to_string().contains("the disk"), "{refused}");
     }
 }
