@@ -129,32 +129,42 @@ export class Connection {
    * @returns {Promise<any>}
    */
   async call(asked) {
-    const deadline = this.#env.now() + TIMES.patience;
+    const patience = this.#patience();
     const waits = backoff({ first: 250, most: 5_000, random: this.#env.random });
-    for (;;) {
-      await this.#online(asked.op, deadline);
-      try {
-        return await this.request(asked);
-      } catch (error) {
-        if (!(error instanceof ChatError) || !error.transient || this.#env.now() >= deadline) throw error;
-        await wait(this.#env, Math.max(error.retryAfter ?? 0, waits.next()));
+    try {
+      for (;;) {
+        await this.#online(asked.op, patience);
+        try {
+          return await this.request(asked);
+        } catch (error) {
+          if (!(error instanceof ChatError) || !error.transient || patience.over) throw error;
+          await wait(this.#env, Math.max(error.retryAfter ?? 0, waits.next()));
+        }
       }
+    } finally {
+      this.#env.clearTimeout(patience.timer);
     }
   }
 
-  #online(/** @type {string} */ what, /** @type {number} */ deadline) {
+  /** How long a call goes on. By a timer: the clock may be set meanwhile, and not every platform has one that cannot be. */
+  #patience() {
+    const patience = { over: false, whenOver: () => {}, timer: /** @type {any} */ (null) };
+    patience.timer = this.#env.setTimeout(() => {
+      patience.over = true;
+      patience.whenOver();
+    }, TIMES.patience);
+    return patience;
+  }
+
+  #online(/** @type {string} */ what, /** @type {{ over: boolean, whenOver: () => void }} */ patience) {
     if (this.#status.state === "online") return Promise.resolve();
     if (this.#status.state === "closed") return Promise.reject(closed());
+    if (patience.over) return Promise.reject(disconnected(what));
     return new Promise((resolve, reject) => {
-      const late = () => waiter.reject(disconnected(what));
-      const timer = this.#env.setTimeout(late, Math.max(0, deadline - this.#env.now()));
-      const waiter = {
-        resolve: () => (this.#env.clearTimeout(timer), resolve(undefined)),
-        reject: (/** @type {Error} */ error) => {
-          this.#waiters = this.#waiters.filter((one) => one !== waiter);
-          this.#env.clearTimeout(timer);
-          reject(error);
-        },
+      const waiter = { resolve: () => resolve(undefined), reject };
+      patience.whenOver = () => {
+        this.#waiters = this.#waiters.filter((one) => one !== waiter);
+        reject(disconnected(what));
       };
       this.#waiters.push(waiter);
     });
@@ -196,7 +206,10 @@ export class Connection {
         welcome = await greeting(hello);
       } catch (error) {
         if (!(error instanceof ChatError) || error.code !== "token_expired") throw error;
-        welcome = await greeting(await this.#options.hello(true));
+        const again = await this.#options.hello(true);
+        // The connection was lost while the token was asked for: the next one says its own hello.
+        if (turn !== this.#turn) return;
+        welcome = await greeting(again);
       }
       if (turn === this.#turn) this.#welcome(turn, welcome);
     } catch (error) {

@@ -5,14 +5,17 @@ export function settle() {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** @returns {import("../src/env.js").Env & { advance: (ms: number) => Promise<void>, timers: number }} */
+/** @returns {import("../src/env.js").Env & { advance: (ms: number) => Promise<void>, set: (ms: number) => void, timers: number }} */
 export function fakeClock({ now = 1_800_000_000_000, random = () => 0.5 } = {}) {
   let next = 1;
+  let shift = 0;
   const timers = new Map();
   const due = (until) =>
     [...timers].filter(([, timer]) => timer.at <= until).sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
   return {
-    now: () => now,
+    now: () => now + shift,
+    /** Sets the clock by so much; timers do not mind. */
+    set: (ms) => void (shift += ms),
     random,
     setTimeout(run, ms) {
       timers.set(next, { at: now + Math.max(0, ms), run });

@@ -136,6 +136,25 @@ test("a token that ran out is asked for again on the same connection", async () 
   assert.deepEqual([chat.status.state, opened], ["online", 1]);
 });
 
+test("a token that comes when its connection is gone says no hello on the next one", async () => {
+  const clock = fakeClock();
+  const server = new FakeServer(clock);
+  let give;
+  const token = (again) => (again ? new Promise((resolve) => (give = resolve)) : "token-alice");
+  server.intercept = (asked) => (asked === "hello" && !give ? { error: { code: "token_expired", message: "" } } : undefined);
+  const { chat } = client(server, clock, "alice", { token });
+  await chat.start();
+  await clock.advance(0);
+  server.kill();
+  server.up = true;
+  await clock.advance(5_000);
+  assert.equal(chat.status.state, "online");
+  give("token-alice");
+  await clock.advance(0);
+  assert.equal(count(server, "hello"), 2);
+  assert.equal(chat.status.state, "online");
+});
+
 test("a fixed token that ran out ends it", async () => {
   const clock = fakeClock();
   const server = new FakeServer(clock);
@@ -228,6 +247,32 @@ test("a call gives up after a while, and at once when the client is closed", asy
   await chat.stop();
   await ended;
   await assert.rejects(chat.history("g", {}), { code: "closed" });
+});
+
+test("a clock that is set makes no call give up earlier or later", async () => {
+  for (const set of [3_600_000, -3_600_000]) {
+    const { clock, server, chat } = await connected();
+    server.kill();
+    await clock.advance(0);
+    let given = false;
+    const late = assert.rejects(chat.history("g", {}), { code: "disconnected" }).then(() => (given = true));
+    await clock.advance(1_000);
+    clock.set(set);
+    await clock.advance(18_000);
+    assert.equal(given, false);
+    await clock.advance(1_000);
+    await late;
+    const retried = await connected();
+    let tries = 0;
+    retried.server.intercept = (asked) => asked === "history" && ((tries += 1), { error: { code: "unavailable", message: "" } });
+    const refused = assert.rejects(retried.chat.history("g", {}), { code: "unavailable" });
+    await retried.clock.advance(0);
+    retried.clock.set(set);
+    await retried.clock.advance(15_000);
+    assert.ok(tries > 3, "it goes on trying");
+    await retried.clock.advance(15_000);
+    await refused;
+  }
 });
 
 test("an answer that comes too late is nobody's", async () => {
