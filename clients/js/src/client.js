@@ -51,6 +51,8 @@ export class ChatClient {
   #clockOffset = 0;
   #perDevice = false;
   #synced = false;
+  /** @type {import("./wire.js").Limits | null} */
+  #limits = null;
   #unread = { total: 0, undisturbed: 0 };
   /** @type {Promise<void> | null} */
   #loaded = null;
@@ -142,6 +144,11 @@ export class ChatClient {
   /** Whether everything that the server has for this device is here. */
   get synced() {
     return this.#synced;
+  }
+
+  /** What the server takes, as it said last; null: it has not said yet. */
+  get limits() {
+    return this.#limits;
   }
 
   /** The sums of what is unread. */
@@ -399,6 +406,7 @@ export class ChatClient {
   #welcome(/** @type {any} */ welcome) {
     this.#clockIs(welcome.time);
     this.#perDevice = welcome.read_marks === "per_device";
+    this.#limits = welcome.limits ?? null;
     this.#sync.begin(welcome);
     this.#reads.begin();
     this.#outbox.begin();

@@ -21,6 +21,7 @@
  * @typedef {{ conversation: string, seq: number, ordinal: number }} Head
  * @typedef {{ user: string, role: string, nickname?: string }} Member
  * @typedef {{ conversation: string, seq: number, created_at: number, duplicate: boolean, level: "logged" | "stored" }} Ack
+ * @typedef {{ content_bytes: number, frame_bytes: number, page: number, [limit: string]: number }} Limits
  * @typedef {{ op: string, [field: string]: any }} Op what is asked
  */
 

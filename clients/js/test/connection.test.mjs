@@ -307,6 +307,19 @@ test("a frame that cannot be read ends the connection, and what is not known is 
   assert.equal(chat.status.state, "online");
 });
 
+test("what the server takes is known from the first connection on", async () => {
+  const clock = fakeClock();
+  const server = new FakeServer(clock, { limits: { content_bytes: 100 } });
+  const { chat } = client(server, clock, "alice");
+  assert.equal(chat.limits, null);
+  await chat.start();
+  await clock.advance(0);
+  assert.equal(chat.limits.content_bytes, 100);
+  server.kill();
+  await clock.advance(0);
+  assert.equal(chat.limits.content_bytes, 100, "also without a connection");
+});
+
 test("a frame above the server's limit is not sent", async () => {
   const { server, chat } = await connected();
   const asked = server.asked.length;
