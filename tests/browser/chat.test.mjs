@@ -346,6 +346,19 @@ test("on a phone, in Chinese: the list, a conversation, and back", async (t) => 
   assert.deepEqual(xiaoming.errors, []);
 });
 
+test("on a small phone the field is as high as its line, also after a reload", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice", { ...PHONE, viewport: { width: 375, height: 667 } });
+  await alice.message("bob");
+  const height = async () => (await alice.page.locator(".composer textarea").boundingBox()).height;
+  assert.ok((await height()) >= 40, "at first");
+  await alice.write("hi");
+  await alice.sees("hi", "sent");
+  await alice.page.reload();
+  await alice.sees("hi");
+  assert.ok((await height()) >= 40, "after a reload");
+});
+
 test("signing out leaves nothing in the window", async (t) => {
   const server = await startServer(t);
   const alice = await enter(browser, server, "alice", { colorScheme: "dark" });

@@ -105,9 +105,10 @@ class Page {
   route() {
     const id = address();
     const known = id !== null && this.chat.conversation(id) !== undefined;
+    // First: what is not shown has no height, and the field takes its text's.
+    root.classList.toggle("reading", known);
     if (known) this.pane.open(id);
     else this.pane.close();
-    root.classList.toggle("reading", known);
     this.render();
   }
 
