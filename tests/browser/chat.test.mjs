@@ -94,6 +94,9 @@ test("history is paged upwards, and what one reads stays where it is", async (t)
   const bob = await enter(browser, server, "bob");
   await sendAs(bob, "alice", { to: "bob" }, numbers(1, 180));
   await bob.open("alice");
+  await bob.page.locator(".down").click();
+  await bob.unread("alice", 0);
+  await bob.page.reload();
   await bob.sees("180");
   assert.ok((await bob.texts()).length < 180, "only the newest page at first");
   const scroller = bob.page.locator(".scroller");
@@ -116,6 +119,8 @@ test("while one reads further up, what stands there stays, and new messages are 
   await sendAs(bob, "alice", { to: "bob" }, numbers(1, 60));
   await bob.open("alice");
   await bob.sees("60");
+  await bob.page.locator(".down").click();
+  await bob.unread("alice", 0);
   const line = bob.page.locator(".message[data-seq='30']");
   await line.scrollIntoViewIfNeeded();
   const before = await line.boundingBox();
@@ -129,6 +134,53 @@ test("while one reads further up, what stands there stays, and new messages are 
   await down.click();
   await bob.unread("alice", 0);
   assert.deepEqual([...alice.errors, ...bob.errors], []);
+});
+
+test("reading begins at the first unread message, however far up, and nothing is read before its end was reached", async (t) => {
+  const server = await startServer(t);
+  const bob = await enter(browser, server, "bob");
+  await sendAs(bob, "alice", { to: "bob" }, numbers(1, 30));
+  await bob.unread("alice", 30);
+  await bob.open("alice");
+  await bob.page.locator(".down", { hasText: "30 new messages" }).click();
+  await bob.unread("alice", 0);
+  await bob.page.goBack();
+  await sendAs(bob, "alice", { to: "bob" }, numbers(31, 190));
+  await bob.page.locator(".conversation .badge", { hasText: "99+" }).waitFor();
+  await bob.open("alice");
+  const down = bob.page.locator(".down", { hasText: "160 new messages" });
+  await down.waitFor();
+  const [box, divider, first] = await Promise.all(
+    [".scroller", ".divider", ".divider + .message"].map((each) => bob.page.locator(each).boundingBox()),
+  );
+  assert.ok(divider.y >= box.y && divider.y < box.y + 60, `the line stands at ${divider.y - box.y}`);
+  assert.ok(first.y + first.height < box.y + box.height);
+  assert.equal(await bob.page.locator(".divider + .message .text").textContent(), "31");
+  await bob.screenshot("many-unread");
+  assert.equal(await bob.page.title(), "(160) Chat");
+  await down.click();
+  await bob.unread("alice", 0);
+  assert.deepEqual(bob.errors, []);
+});
+
+test("what was written and not sent stays with its conversation", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  for (const name of ["bob", "carol"]) await sendAs(alice, name, { to: "alice" }, [`I am ${name}`]);
+  const field = alice.page.locator(".composer textarea");
+  await alice.open("bob");
+  await field.fill("dear Bob,\nhow are you?");
+  await alice.open("carol");
+  assert.equal(await field.inputValue(), "");
+  await field.fill("dear Carol");
+  await alice.open("bob");
+  assert.equal(await field.inputValue(), "dear Bob,\nhow are you?");
+  await field.press("Enter");
+  await alice.sees("dear Bob,\nhow are you?", "sent");
+  await alice.page.goBack();
+  assert.equal(await field.inputValue(), "dear Carol");
+  await alice.open("bob");
+  assert.equal(await field.inputValue(), "");
 });
 
 test("kill -9 of the server and a restart: nothing lost, nothing doubled, order kept", async (t) => {

@@ -10,14 +10,20 @@ import { inWords, words } from "./words.js";
 const NEAR = 60;
 /** So many pixels before the upper end the next page is loaded. */
 const AHEAD = 600;
+/** So many pages at most are loaded to begin at the first unread message. */
+const PAGES = 20;
 
 export class Pane {
   #chat;
   #on;
   #window = null;
   #unreadAfter = null;
-  /** Messages that came while the reader was further up. */
-  #below = 0;
+  /** Whether what is read first stands there and is shown. Until then nothing is scrolled, and nothing counts as read. */
+  #begun = false;
+  /** How many pages are still loaded to reach the first unread message. */
+  #pagesLeft = 0;
+  /** What was written and not sent, by conversation. @type {Map<string, string>} */
+  #drafts = new Map();
   #parts;
   #off;
 
@@ -31,8 +37,8 @@ export class Pane {
     this.#parts = this.#build();
     this.element = el("section", { class: "pane" });
     this.#off = [
-      chat.on("message", ({ conversation, own }) => conversation === this.id && this.#came(own)),
-      chat.on("conversation", ({ conversation }) => conversation.id === this.id && this.#renderHead()),
+      chat.on("message", ({ conversation, own }) => conversation === this.id && own && (this.#toEndSoon = true)),
+      chat.on("conversation", ({ conversation }) => conversation.id === this.id && this.#changed()),
       chat.on("synced", () => this.#read()),
     ];
     document.addEventListener("visibilitychange", this.#read);
@@ -47,7 +53,7 @@ export class Pane {
   }
 
   close() {
-    this.#window?.close();
+    this.#leave();
     this.#window = null;
     this.#nothing();
   }
@@ -60,30 +66,47 @@ export class Pane {
     window.removeEventListener("focus", this.#read);
   }
 
+  #leave() {
+    if (this.#window === null) return;
+    this.#drafts.set(this.id, this.#parts.field.value);
+    this.#window.close();
+  }
+
   async open(id) {
     if (id === this.id) return;
-    this.#window?.close();
+    this.#leave();
     const conversation = this.#chat.conversation(id);
     this.#unreadAfter = conversation?.unread > 0 ? Math.max(conversation.read.seq, conversation.joined.seq - 1) : null;
-    this.#below = 0;
-    const { composer, field, messages } = this.#parts;
+    this.#begun = false;
+    this.#pagesLeft = PAGES;
+    this.#oldest = undefined;
+    const { composer, field, messages, down } = this.#parts;
     messages.replaceChildren();
+    down.hidden = true;
     this.element.replaceChildren(this.#parts.head, this.#parts.body, composer);
     const window = this.#chat.window(id, soon(() => window === this.#window && this.#render()));
+    window.atEnd = false;
     this.#window = window;
     this.#renderHead();
-    field.value = "";
+    field.value = this.#drafts.get(id) ?? "";
     this.#grow();
     // On a phone the keyboard would cover what one wants to read first.
     if (matchMedia("(pointer: fine)").matches) field.focus();
     await this.#loading(window.open());
-    if (window === this.#window) this.#begin();
   }
 
-  /** Where reading begins: at the first unread message, if they do not all fit. */
+  /** Where reading begins: at the first unread message, if they do not all fit. The end of each page comes here again. */
   #begin() {
     const { scroller, messages } = this.#parts;
-    this.#render();
+    const window = this.#window;
+    if (window.loading || (window.records.length === 0 && !window.complete)) return;
+    if (this.#unreadAfter !== null && !window.complete && window.records[0].seq > this.#unreadAfter + 1 && this.#pagesLeft > 0) {
+      this.#pagesLeft -= 1;
+      this.#loading(window.older());
+      return;
+    }
+    this.#begun = true;
+    this.#show();
     const line = messages.querySelector(".divider");
     this.#toEnd();
     if (line && line.offsetTop < scroller.scrollTop) scroller.scrollTop = line.offsetTop - 12;
@@ -94,6 +117,7 @@ export class Pane {
     try {
       await loaded;
     } catch (error) {
+      this.#pagesLeft = 0;
       this.#on.problem(inWords(error));
     }
   }
@@ -152,31 +176,38 @@ export class Pane {
   }
 
   #render() {
-    const { messages, top, scroller } = this.#parts;
-    const window = this.#window;
+    const { scroller } = this.#parts;
     const atEnd = this.#atEnd();
     const fromEnd = scroller.scrollHeight - scroller.scrollTop;
-    const group = this.#chat.conversation(window.conversation)?.kind === "GROUP";
-    const view = { me: this.#chat.user, group, unreadAfter: this.#unreadAfter };
-    const oldest = window.records[0]?.seq;
+    const oldest = this.#window.records[0]?.seq;
     const grewUpwards = this.#oldest !== undefined && oldest < this.#oldest;
     this.#oldest = oldest;
-    render(messages, items(window, view), {
-      retry: (id) => this.#chat.retry(id),
-      discard: (id) => this.#chat.discard(id),
-    });
-    top.textContent = window.loading ? words.loading : window.complete && window.records.length > 0 ? words.beginning : "";
+    this.#show();
+    if (!this.#begun) return this.#begin();
     if (atEnd) this.#toEnd();
     // What one reads stays where it is while older messages come in above it.
     else if (grewUpwards) scroller.scrollTop = scroller.scrollHeight - fromEnd;
-    this.#scrolled();
+    return this.#scrolled();
+  }
+
+  #show() {
+    const { messages, top } = this.#parts;
+    const { conversation, records, outgoing, complete } = this.#window;
+    const group = this.#chat.conversation(conversation)?.kind === "GROUP";
+    const view = { me: this.#chat.user, group, unreadAfter: this.#unreadAfter };
+    render(messages, items({ records: this.#begun ? records : [], outgoing }, view), {
+      retry: (id) => this.#chat.retry(id),
+      discard: (id) => this.#chat.discard(id),
+    });
+    const loading = this.#window.loading || !this.#begun;
+    top.textContent = loading ? words.loading : complete && records.length > 0 ? words.beginning : "";
   }
 
   #oldest;
 
-  #came(own) {
-    if (own) this.#toEndSoon = true;
-    else if (!this.#atEnd()) this.#below += 1;
+  #changed() {
+    this.#renderHead();
+    this.#renderDown();
   }
 
   #toEndSoon = false;
@@ -198,15 +229,21 @@ export class Pane {
   }
 
   #scrolled() {
-    const { scroller, down } = this.#parts;
+    const { scroller } = this.#parts;
     const window = this.#window;
-    if (!window) return;
+    if (!window || !this.#begun) return;
     window.atEnd = this.#atEnd();
-    if (window.atEnd) this.#below = 0;
-    down.hidden = window.atEnd;
-    down.replaceChildren(icon("down"), this.#below > 0 ? words.newBelow(this.#below) : "");
+    this.#renderDown();
     if (scroller.scrollTop < AHEAD && !window.complete && !window.loading) this.#loading(window.older());
     this.#read();
+  }
+
+  /** Nothing is read before the end is reached, so what is unread is what is new below. */
+  #renderDown() {
+    const { down } = this.#parts;
+    const unread = this.#chat.conversation(this.id)?.unread ?? 0;
+    down.hidden = !this.#begun || this.#window.atEnd;
+    down.replaceChildren(icon("down"), unread > 0 ? words.newBelow(unread) : "");
   }
 
   /** Somebody looks at the newest message: everything is read. */
