@@ -310,6 +310,53 @@ test("what is refused is said in words, and can be sent again or deleted", async
   await alice.screenshot("no-such-group");
 });
 
+test("of a name that does not work it is said which, and why", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  const long = "很".repeat(22);
+  await alice.page.locator("button.new").click();
+  const form = (section) => alice.page.locator("dialog form").nth(section);
+  const refused = async (section, name, text, problem) => {
+    await form(section).locator(`[name=${name}]`).fill(text);
+    await form(section).locator("button[type=submit]").click();
+    await form(section).locator(".problem", { hasText: problem }).waitFor();
+  };
+  await refused(0, "person", long, "“很很很很很很很很很很很很…” is too long: a name has at most 64 bytes");
+  await refused(0, "person", "alice", "That is yourself");
+  await form(1).locator("[name=group-name]").fill("Friends");
+  await refused(1, "group-members", `bob, ${long}`, "“很很很很很很很很很很很很…” is too long");
+  await alice.screenshot("long-name-refused");
+  await alice.page.keyboard.press("Escape");
+  await alice.createGroup("Friends", ["bob"]);
+  await alice.page.locator(".head .info").click();
+  await refused(0, "invite", "x".repeat(65), "“xxxxxxxxxxxx…” is too long");
+  await alice.page.keyboard.press("Escape");
+  await alice.page.locator(".sign-out").click();
+  await alice.page.locator("#name").fill(long);
+  await alice.page.locator("form button[type=submit]").click();
+  await alice.page.locator(".login .problem", { hasText: "too long: a name has at most 64 bytes" }).waitFor();
+  assert.deepEqual(alice.errors, []);
+});
+
+test("a long name pushes nothing out of a group's info", async (t) => {
+  const server = await startServer(t);
+  const name = "W".repeat(62);
+  const owner = await enter(browser, server, name);
+  await owner.createGroup("Friends", ["bob"]);
+  for (const width of [1100, 375]) {
+    await owner.page.setViewportSize({ width, height: 667 });
+    await owner.page.locator(".head .info").click();
+    const line = owner.page.locator(".people li", { hasText: name });
+    await line.locator(".rank", { hasText: "owner" }).waitFor();
+    const [dialog, rank] = await Promise.all([owner.page.locator("dialog"), line.locator(".rank")].map((one) => one.boundingBox()));
+    assert.ok(rank.x + rank.width <= dialog.x + dialog.width, `the role is inside at ${width}`);
+    assert.equal(await owner.page.locator("dialog").evaluate((one) => one.scrollWidth - one.clientWidth), 0);
+    assert.equal(await line.locator(".name").getAttribute("title"), name);
+    await owner.screenshot(`long-name-${width}`);
+    await owner.page.keyboard.press("Escape");
+  }
+});
+
 test("a group that grew large is read as before", async (t) => {
   const server = await startServer(t, ["--read-diffusion-threshold", "3"]);
   const [alice, bob] = [await enter(browser, server, "alice"), await enter(browser, server, "bob")];

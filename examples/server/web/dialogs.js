@@ -1,8 +1,9 @@
 /** Dialogs: a new chat, what there is to know of a group. */
 
 import { avatar, button, el } from "./dom.js";
-import { namesIn, title } from "./format.js";
+import { title } from "./format.js";
 import { icon } from "./icons.js";
+import { checked, namesIn, somebodyElse } from "./names.js";
 import { inWords, words } from "./words.js";
 
 /** A dialog that is gone when it is closed. */
@@ -60,11 +61,13 @@ export function newChat(chat, open) {
   const name = field(words.groupName, { required: true, maxLength: 80, name: "group-name" });
   const members = field(words.groupMembers, { name: "group-members" }, words.groupMembersHint);
   const group = field(words.groupId, { required: true, maxLength: 64, name: "group-id" }, words.groupIdHint);
-  const create = () => chat.createGroup({ name: name.value(), members: namesIn(members.value()).filter((one) => one !== chat.user) });
+  const others = () => namesIn(members.value()).filter((one) => one !== chat.user);
+  const write = () => chat.openSingle(somebodyElse(person.value(), chat.user));
+  const create = () => chat.createGroup({ name: name.value(), members: others().map(checked) });
   const section = (heading, ...content) => el("section", {}, el("h3", {}, heading), ...content);
   const element = dialog(
     words.newChat,
-    section(words.person, form(words.open, [person], async () => done(await chat.openSingle(person.value())))),
+    section(words.person, form(words.open, [person], async () => done(await write()))),
     section(words.group, form(words.create, [name, members], async () => done(await create()))),
     section(words.joinGroup, form(words.join, [group], async () => done(await chat.join(group.value())))),
   );
@@ -85,7 +88,7 @@ export function groupInfo(chat, id) {
   const problem = el("p", { class: "problem", role: "alert" });
   const names = field(words.inviteNames, { required: true, name: "invite" });
   const invite = async () => {
-    await chat.join(id, namesIn(names.value()));
+    await chat.join(id, namesIn(names.value()).map(checked));
     names.input.value = "";
     await load();
   };
@@ -114,7 +117,7 @@ export function groupInfo(chat, id) {
 
 function person(user, role, me) {
   const rank = role === "member" ? null : el("span", { class: "rank" }, words.roles[role] ?? role);
-  return el("li", {}, avatar(user), el("bdi", { class: "name" }, user), user === me ? el("span", { class: "hint" }, words.you) : null, rank);
+  return el("li", {}, avatar(user), el("bdi", { class: "name", title: user }, user), user === me ? el("span", { class: "hint" }, words.you) : null, rank);
 }
 
 function copyable(text) {

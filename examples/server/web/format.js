@@ -73,8 +73,3 @@ function parse(content) {
     return {};
   }
 }
-
-/** The names in a text of names. */
-export function namesIn(text) {
-  return [...new Set(text.split(/[\s,，、;；]+/).filter((name) => name !== ""))];
-}

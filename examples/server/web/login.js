@@ -1,6 +1,7 @@
 /** The screen on which one picks a name. */
 
 import { button, el } from "./dom.js";
+import { checked } from "./names.js";
 import { lastUser, signIn } from "./session.js";
 import { inWords, switchLanguage, words } from "./words.js";
 
@@ -27,7 +28,7 @@ export function showLogin(root, { note, done }) {
     submit.disabled = true;
     problem.textContent = "";
     try {
-      done(await signIn(field.value.trim()));
+      done(await signIn(checked(field.value.trim())));
     } catch (error) {
       problem.textContent = reason(error);
     } finally {
@@ -51,8 +52,9 @@ export function showLogin(root, { note, done }) {
   field.select();
 }
 
-/** The server's own words where it refused; a browser's are no help. */
+/** Our words or the server's own where the name is refused; a browser's are no help. */
 function reason(error) {
+  if (error.refused) return error.message;
   if (error.status === 400 || error.status === 422) return inWords({ code: "invalid" });
   return error.status ? error.message : words.noServer;
 }

@@ -22,6 +22,9 @@ const en = {
   cancel: "Cancel",
   person: "Message someone",
   personName: "Name",
+  nameTooLong: (start, bytes) =>
+    `“${start}…” is too long: a name has at most ${bytes} bytes, that is ${bytes} Latin letters or ${Math.floor(bytes / 3)} Chinese characters.`,
+  nameYourself: "That is yourself: choose somebody else.",
   personHint: "They will see the conversation with your first message.",
   open: "Open",
   group: "New group",
@@ -128,6 +131,8 @@ const zh = {
   cancel: "取消",
   person: "发消息给某人",
   personName: "名字",
+  nameTooLong: (start, bytes) => `“${start}…”太长：名字最多 ${bytes} 字节，即 ${bytes} 个英文字母或 ${Math.floor(bytes / 3)} 个汉字。`,
+  nameYourself: "这是你自己，请换一个人。",
   personHint: "你发出第一条消息后，对方会看到这个会话。",
   open: "打开",
   group: "新建群组",
