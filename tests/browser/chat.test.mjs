@@ -291,12 +291,34 @@ test("a reload keeps the place: who one is, the open conversation, what was writ
   assert.deepEqual(await alice.texts(), ["before the reload", "written offline"]);
 });
 
-test("what is refused is said in words, and can be sent again or deleted", async (t) => {
+test("a message that is too long stays in the field, and the limit is said", async (t) => {
   const server = await startServer(t, ["--content-bytes", "100"]);
   const alice = await enter(browser, server, "alice");
   await alice.message("bob");
   await alice.write("太长".repeat(50));
+  const problem = alice.page.locator(".composer .problem", { hasText: "it has 300 bytes, a message at most 100" });
+  await problem.waitFor();
+  await alice.screenshot("too-long");
+  assert.equal(await alice.page.locator(".composer textarea").inputValue(), "太长".repeat(50));
+  assert.equal(await alice.messages.count(), 0);
+  await alice.page.locator(".composer textarea").fill("short");
+  await problem.waitFor({ state: "detached" });
+  await alice.page.keyboard.press("Enter");
+  await alice.sees("short", "sent");
+  assert.deepEqual(alice.errors, []);
+});
+
+test("what is refused is said in words, and can be deleted; sent again only where that can help", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await server.kill();
+  await alice.page.locator(".banner.waiting").waitFor();
+  await alice.write("太长".repeat(50));
+  server.flags.push("--content-bytes", "100");
+  await server.restart();
   await alice.page.locator(".refusal", { hasText: "That is too long." }).waitFor();
+  assert.deepEqual(await alice.page.locator(".refusal button").allTextContents(), ["Delete"]);
   await alice.write("short");
   await alice.sees("short", "sent");
   await alice.screenshot("refused");

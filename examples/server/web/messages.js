@@ -48,7 +48,9 @@ function fromRecord(record, me) {
 
 function fromOutgoing({ id, type, content, at, state, error }) {
   const why = error ? inWords(error) : undefined;
-  return { key: `m ${id}`, kind: "message", from: null, mine: true, text: messageText({ type, content }), at, state, id, why };
+  // As long as it is, it is refused each time.
+  const again = error?.code !== "too_large";
+  return { key: `m ${id}`, kind: "message", from: null, mine: true, text: messageText({ type, content }), at, state, id, why, again };
 }
 
 /**
@@ -84,12 +86,12 @@ function ticks(state) {
   return el("span", { class: "tick", role: "img", "aria-label": label, title: label }, icon(sign));
 }
 
-function refusal({ id, why }, on) {
+function refusal({ id, why, again }, on) {
   return el(
     "div",
     { class: "refusal", role: "alert" },
     el("span", {}, `${words.refused}: ${why} `),
-    button(words.retry, { class: "link", onclick: () => on.retry(id) }),
+    again ? button(words.retry, { class: "link", onclick: () => on.retry(id) }) : null,
     button(words.discard, { class: "link", onclick: () => on.discard(id) }),
   );
 }

@@ -4,6 +4,7 @@ import { avatar, button, el, soon } from "./dom.js";
 import { title } from "./format.js";
 import { icon } from "./icons.js";
 import { items, render } from "./messages.js";
+import { bytes } from "./names.js";
 import { inWords, words } from "./words.js";
 
 /** Within so many pixels of the end one is at the end. */
@@ -89,7 +90,7 @@ export class Pane {
     this.#window = window;
     this.#renderHead();
     field.value = this.#drafts.get(id) ?? "";
-    this.#grow();
+    this.#typed();
     // On a phone the keyboard would cover what one wants to read first.
     if (matchMedia("(pointer: fine)").matches) field.focus();
     await this.#loading(window.open());
@@ -134,13 +135,14 @@ export class Pane {
       "aria-label": words.message,
       placeholder: words.message,
       enterKeyHint: "send",
-      oninput: () => this.#grow(),
+      oninput: () => this.#typed(),
       onkeydown: (event) => this.#key(event),
     });
     const submit = button(words.send, { class: "primary send", type: "submit" }, icon("send"));
+    const problem = el("p", { class: "problem", role: "alert" });
     const gone = el("p", { class: "hint gone", hidden: true }, words.left);
-    const composer = el("form", { class: "composer", onsubmit: (event) => this.#send(event) }, field, submit, gone);
-    return { head, messages, top, scroller, down, body, field, submit, gone, composer };
+    const composer = el("form", { class: "composer", onsubmit: (event) => this.#send(event) }, problem, field, submit, gone);
+    return { head, messages, top, scroller, down, body, problem, field, submit, gone, composer };
   }
 
   #nothing() {
@@ -263,17 +265,30 @@ export class Pane {
     event.preventDefault();
     const { field } = this.#parts;
     const text = field.value.trim();
-    if (text === "" || this.id === null) return;
+    if (text === "" || this.id === null || this.#isTooLong(text)) return;
     try {
       this.#toEndSoon = true;
       this.#unreadAfter = null;
       this.#chat.send(this.id, text);
       field.value = "";
-      this.#grow();
+      this.#typed();
     } catch (error) {
       this.#on.problem(inWords(error));
     }
     field.focus();
+  }
+
+  /** Says so; the text stays in the field. Before the server has said its limit, it refuses by itself. */
+  #isTooLong(text) {
+    const most = this.#chat.limits?.content_bytes ?? Infinity;
+    const length = bytes(text);
+    if (length > most) this.#parts.problem.textContent = words.messageTooLong(length, most);
+    return length > most;
+  }
+
+  #typed() {
+    this.#parts.problem.textContent = "";
+    this.#grow();
   }
 
   /** The field is as high as its text, up to a limit that the style sheet sets. */
