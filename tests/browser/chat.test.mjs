@@ -406,6 +406,34 @@ test("a group that grew large is read as before", async (t) => {
   assert.deepEqual(await bob.texts(), await alice.texts());
 });
 
+test("a new chat says that it begins here, in the list too", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await alice.page.locator(".top", { hasText: "The beginning of the conversation" }).waitFor();
+  await alice.row("bob").locator(".preview", { hasText: "No messages yet" }).waitFor();
+  await alice.screenshot("new-chat");
+  assert.deepEqual(alice.errors, []);
+});
+
+test("the list tells of the newest message also while it waits to be sent", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await alice.write("sent before");
+  await alice.sees("sent before", "sent");
+  await server.kill();
+  await alice.page.locator(".banner.waiting").waitFor();
+  for (const text of ["waits", "waits too"]) await alice.write(text);
+  const row = alice.row("bob");
+  await row.locator(".preview", { hasText: "You: waits too" }).waitFor();
+  await row.getByLabel("Being sent").waitFor();
+  await alice.screenshot("list-offline");
+  await server.restart();
+  await row.getByLabel("Being sent").waitFor({ state: "detached" });
+  await row.locator(".preview", { hasText: "You: waits too" }).waitFor();
+});
+
 test("a server that does not know the sign-in any more asks for it again", async (t) => {
   const server = await startServer(t);
   const alice = await enter(browser, server, "alice");

@@ -69,7 +69,7 @@ class Page {
     this.banner = el("div", { role: "status" });
     this.toasts = el("div", { class: "toasts", role: "alert" });
     const render = soon(() => this.render());
-    const off = ["conversation", "removed", "unread"].map((name) => chat.on(name, render));
+    const off = ["conversation", "removed", "unread", "outbox"].map((name) => chat.on(name, render));
     off.push(showStatus(this.status, chat), showStatus(this.banner, chat, "banner"), chat.on("failed", ({ error }) => this.#failed(error)));
     const listeners = [
       [window, "hashchange", () => this.route()],

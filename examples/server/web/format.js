@@ -55,10 +55,10 @@ export function membersText({ from, content }, me) {
   return user === undefined ? null : words.role(name(user), words.roles[role] ?? role);
 }
 
-/** One line about a conversation's last record. */
-export function preview(conversation, me) {
-  const record = conversation.last;
-  if (!record) return "";
+/** One line about a conversation: the newest message on its way, else its last record. */
+export function preview(conversation, me, waiting) {
+  const record = waiting ? { kind: "message", from: me, ...waiting } : conversation.last;
+  if (!record) return words.noMessages;
   if (record.kind === "members") return membersText(record, me) ?? "";
   if (record.kind !== "message") return record.kind === "notice" ? record.content : "";
   const text = messageText(record);

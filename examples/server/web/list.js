@@ -26,12 +26,14 @@ export class ConversationList {
   /** Shows the conversations as they are; `current` is the open one. */
   render(current) {
     const me = this.#chat.user;
-    const shown = this.#chat.conversations().filter((one) => one.last || one.id === current);
-    const items = shown.map((conversation) => ({
+    const all = this.#chat.conversations().map((conversation) => ({ conversation, waiting: this.#waiting(conversation.id) }));
+    const shown = all.filter(({ conversation: { last, id }, waiting }) => last || waiting || id === current);
+    const items = shown.map(({ conversation, waiting }) => ({
       key: conversation.id,
       title: title(conversation),
-      preview: preview(conversation, me),
-      time: listTime(conversation.last?.created_at ?? conversation.created_at),
+      preview: preview(conversation, me, waiting),
+      pending: waiting?.state === "pending",
+      time: listTime(waiting?.at ?? conversation.last?.created_at ?? conversation.created_at),
       unread: conversation.unread,
       quiet: conversation.settings.undisturbed,
       current: conversation.id === current,
@@ -43,16 +45,22 @@ export class ConversationList {
     if (focused !== undefined && !document.activeElement?.closest?.(".conversation")) this.#focus(focused);
   }
 
-  #item({ key, title: name, preview: text, time, unread, quiet, current }) {
+  /** The newest message on its way; one that was sent is on it until its record is here. */
+  #waiting(id) {
+    return this.#chat.outgoing(id).findLast(({ state }) => state !== "refused");
+  }
+
+  #item({ key, title: name, preview: text, pending, time, unread, quiet, current }) {
     const badge = unread > 0 ? el("span", { class: quiet ? "badge quiet" : "badge", title: words.unread(unread) }, many(unread)) : null;
     const spoken = unread > 0 ? el("span", { class: "spoken" }, words.unread(unread)) : null;
     const mute = quiet ? el("span", { class: "mute", title: words.muted, role: "img", "aria-label": words.muted }, icon("silent")) : null;
+    const wait = pending ? el("span", { class: "mute", title: words.pending, role: "img", "aria-label": words.pending }, icon("wait")) : null;
     const row = el(
       "button",
       { class: "conversation", type: "button", onclick: () => this.#open(key), ...(current ? { "aria-current": "true" } : {}) },
       avatar(name),
       el("span", { class: "line" }, el("bdi", { class: "name" }, name), mute, el("time", {}, time)),
-      el("span", { class: "line" }, el("bdi", { class: "preview" }, text), badge, spoken),
+      el("span", { class: "line" }, wait, el("bdi", { class: "preview" }, text), badge, spoken),
     );
     row.dataset.id = key;
     return el("li", {}, row);

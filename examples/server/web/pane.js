@@ -202,7 +202,7 @@ export class Pane {
       discard: (id) => this.#chat.discard(id),
     });
     const loading = this.#window.loading || !this.#begun;
-    top.textContent = loading ? words.loading : complete && records.length > 0 ? words.beginning : "";
+    top.textContent = loading ? words.loading : complete ? words.beginning : "";
   }
 
   #oldest;
