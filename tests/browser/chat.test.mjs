@@ -201,7 +201,10 @@ test("kill -9 of the server and a restart: nothing lost, nothing doubled, order 
     await alice.page.locator(".banner.waiting").waitFor();
     await both(3);
     await alice.sees(`a${next - 1}`, "pending");
-    if (round === 0) await alice.screenshot("offline");
+    if (round === 0) {
+      assert.equal(await alice.page.locator(".who .status").textContent(), "Not connected", "the bar says more");
+      await alice.screenshot("offline");
+    }
     await server.restart();
     for (const window of [alice, bob, beside]) await window.online();
   }
@@ -253,6 +256,7 @@ test("a window whose device is opened elsewhere says so, and comes back when ask
   await second.goto(server.url);
   await second.locator(".who .status.online").waitFor();
   await first.page.locator(".banner.closed", { hasText: "opened in another window" }).waitFor();
+  assert.equal(await first.page.locator(".who .status").textContent(), "Not connected");
   await first.screenshot("kicked");
   await first.page.locator(".banner button").click();
   await first.online();
@@ -506,6 +510,24 @@ test("on a small phone the field is as high as its line, also after a reload", a
   await alice.page.reload();
   await alice.sees("hi");
   assert.ok((await height()) >= 40, "after a reload");
+});
+
+test("signing out asks first while messages wait to be sent", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.message("bob");
+  await server.kill();
+  await alice.page.locator(".banner.waiting").waitFor();
+  for (const text of ["one", "two"]) await alice.write(text);
+  const asked = [];
+  const answer = (sure) => alice.page.once("dialog", (dialog) => (asked.push(dialog.message()), sure ? dialog.accept() : dialog.dismiss()));
+  answer(false);
+  await alice.page.locator(".sign-out").click();
+  await alice.sees("two", "pending");
+  answer(true);
+  await alice.page.locator(".sign-out").click();
+  await alice.page.locator(".login").waitFor();
+  assert.deepEqual(asked, Array(2).fill("2 messages were not sent yet. Sign out and lose them?"));
 });
 
 test("signing out leaves nothing in the window", async (t) => {

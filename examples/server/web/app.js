@@ -8,7 +8,7 @@ import { ConversationList } from "./list.js";
 import { showLogin } from "./login.js";
 import { Pane } from "./pane.js";
 import { device, expire, signOut, signedIn, token } from "./session.js";
-import { showStatus } from "./status.js";
+import { showBanner, showStatus } from "./status.js";
 import { inWords, language, switchLanguage, words } from "./words.js";
 
 const root = document.body;
@@ -34,6 +34,8 @@ async function begin(note) {
     begin(why);
   };
   page.onSignOut = async () => {
+    const count = unsent(chat);
+    if (count > 0 && !confirm(words.signOutUnsent(count))) return;
     page.end();
     await chat.forget();
     signOut();
@@ -70,7 +72,7 @@ class Page {
     this.toasts = el("div", { class: "toasts", role: "alert" });
     const render = soon(() => this.render());
     const off = ["conversation", "removed", "unread", "outbox"].map((name) => chat.on(name, render));
-    off.push(showStatus(this.status, chat), showStatus(this.banner, chat, "banner"), chat.on("failed", ({ error }) => this.#failed(error)));
+    off.push(showStatus(this.status, chat), showBanner(this.banner, chat), chat.on("failed", ({ error }) => this.#failed(error)));
     const listeners = [
       [window, "hashchange", () => this.route()],
       [window, "online", () => chat.wake()],

@@ -4,19 +4,34 @@ import { button, el } from "./dom.js";
 import { inWords, words } from "./words.js";
 
 /**
- * Keeps an element up to date.
+ * Keeps an element up to date that says in a word how it stands.
  *
  * @param {Element} place
  * @param {import("/client/src/index.js").ChatClient} chat
- * @param {string} [more] another class of the element
  * @returns {() => void} ends it
  */
-export function showStatus(place, chat, more = "") {
+export function showStatus(place, chat) {
+  return onChange(chat, () => {
+    const state = stateOf(chat);
+    const { online, updating, connecting, notConnected } = words;
+    place.className = `status ${state}`;
+    place.replaceChildren(text({ online, updating, connecting }[state] ?? notConnected));
+  });
+}
+
+/**
+ * Keeps a bar up to date that says what is wrong, and what one can do about it.
+ *
+ * @param {Element} place
+ * @param {import("/client/src/index.js").ChatClient} chat
+ * @returns {() => void} ends it
+ */
+export function showBanner(place, chat) {
   let timer;
   const show = () => {
     clearTimeout(timer);
     const { state, reason, retryAt } = chat.status;
-    place.className = `status ${state === "online" && !chat.synced ? "updating" : state} ${more}`;
+    place.className = `status ${stateOf(chat)} banner`;
     if (state === "waiting") {
       const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
       // The button must not be made anew each second: one may be about to press it.
@@ -27,15 +42,24 @@ export function showStatus(place, chat, more = "") {
       const here = button(words.useHere, { class: "link", onclick: () => chat.start() });
       place.replaceChildren(text(reason === "kicked" ? words.kicked : closedText(reason)), here);
     } else {
-      place.replaceChildren(text(state === "online" ? (chat.synced ? words.online : words.updating) : words.connecting));
+      place.replaceChildren();
     }
   };
-  show();
-  const off = [chat.on("status", show), chat.on("synced", show)];
+  const off = onChange(chat, show);
   return () => {
     clearTimeout(timer);
-    off.forEach((one) => one());
+    off();
   };
+}
+
+function onChange(chat, show) {
+  show();
+  const off = [chat.on("status", show), chat.on("synced", show)];
+  return () => off.forEach((one) => one());
+}
+
+function stateOf({ status: { state }, synced }) {
+  return state === "online" && !synced ? "updating" : state;
 }
 
 function text(words) {
