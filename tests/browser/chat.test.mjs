@@ -12,6 +12,29 @@ before(async () => (browser = await launch()));
 after(() => browser.close());
 
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, index) => `${from + index}`);
+/** How well each of the eight colours of names stands out from a bubble, as WCAG counts it. */
+function contrastsOfTints(name) {
+  const pencil = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const light = (color) => {
+    pencil.fillStyle = color;
+    pencil.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...pencil.getImageData(0, 0, 1, 1).data].map((part) => {
+      const share = part / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const paper = light(getComputedStyle(name.closest(".bubble")).backgroundColor);
+  const contrast = (ink) => Math.max(ink, paper) / Math.min(ink, paper);
+  const own = name.className;
+  const contrasts = [0, 1, 2, 3, 4, 5, 6, 7].map((number) => {
+    name.className = `from tint-${number}`;
+    return contrast(light(getComputedStyle(name).color));
+  });
+  name.className = own;
+  return contrasts;
+}
+
 const PHONE = { viewport: { width: 390, height: 780 }, hasTouch: true, isMobile: true };
 
 test("two users chat both ways", async (t) => {
@@ -244,6 +267,57 @@ test("markup in messages, names and group names is shown as text", async (t) => 
   }
   assert.equal((await alice.texts())[0], evil);
   await alice.screenshot("markup");
+});
+
+test("addresses in messages are links, and nothing else is", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  const texts = [
+    "see https://example.com/a?b=1&c=%20#d, and (http://example.org/x_(y)).",
+    "看https://example.com/中，很好 javascript:alert(1) data:text/html,x ftp://example.com",
+    "https:// http://name:word@example.com https://bank.example@example.com <a href='https://example.net/\"onclick=\"x'>",
+  ];
+  await sendAs(alice, "bob", { to: "alice" }, texts);
+  await alice.unread("bob", 3);
+  await alice.open("bob");
+  await alice.messages.nth(2).waitFor();
+  const links = alice.page.locator(".messages a");
+  const hrefs = await links.evaluateAll((all) => all.map((one) => [one.getAttribute("href"), one.textContent]));
+  const expected = [
+    "https://example.com/a?b=1&c=%20#d",
+    "http://example.org/x_(y)",
+    "https://example.com/",
+    "https://example.net/",
+  ];
+  assert.deepEqual(hrefs, expected.map((one) => [one, one]));
+  assert.deepEqual(await links.evaluateAll((all) => [...new Set(all.map(({ rel, target }) => `${rel} ${target}`))]), [
+    "noopener noreferrer _blank",
+  ]);
+  assert.deepEqual(await alice.texts(), texts, "and no text is changed by it");
+  await alice.screenshot("links");
+  assert.deepEqual(alice.errors, []);
+});
+
+test("names in a group have the colour of their avatars, and can be read in both themes", async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(browser, server, "alice");
+  await alice.createGroup("Friends", ["bob"]);
+  await alice.page.locator(".head .info").click();
+  const id = await alice.page.locator("dialog code").textContent();
+  await alice.page.keyboard.press("Escape");
+  for (const name of ["bob", "carol", "dave"]) await sendAs(alice, name, { group: id }, [`I am ${name}`]);
+  await alice.sees("I am dave");
+  const tints = async (where) =>
+    (await alice.page.locator(where).evaluateAll((all) => all.map(({ className }) => className))).map((one) => /tint-\d/.exec(one)[0]);
+  const [names, faces] = [await tints(".message .from"), await tints(".message.first .avatar")];
+  assert.equal(new Set(names).size, 3);
+  assert.deepEqual(names, faces);
+  for (const colorScheme of ["light", "dark"]) {
+    await alice.page.emulateMedia({ colorScheme });
+    const contrasts = await alice.page.locator(".message .from").first().evaluate(contrastsOfTints);
+    assert.ok(contrasts.every((one) => one >= 4.5), `${colorScheme}: ${contrasts.map((one) => one.toFixed(1))}`);
+    await alice.screenshot(`names-${colorScheme}`);
+  }
 });
 
 test("a window whose device is opened elsewhere says so, and comes back when asked", async (t) => {
@@ -510,6 +584,7 @@ test("on a small phone the field is as high as its line, also after a reload", a
   await alice.page.reload();
   await alice.sees("hi");
   assert.ok((await height()) >= 40, "after a reload");
+  await alice.screenshot("phone-small");
 });
 
 test("signing out asks first while messages wait to be sent", async (t) => {

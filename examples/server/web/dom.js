@@ -67,7 +67,12 @@ export function list(parent, items, make) {
 /** A circle with the first letter of a name, in the name's own colour. */
 export function avatar(name) {
   const letter = [...name.trim()][0] ?? "?";
+  return el("span", { class: `avatar ${tint(name)}`, "aria-hidden": "true" }, letter.toUpperCase());
+}
+
+/** The class that brings a name's own colour. */
+export function tint(name) {
   let hash = 0;
   for (const char of name) hash = (hash * 31 + char.codePointAt(0)) % 8;
-  return el("span", { class: `avatar tint-${hash}`, "aria-hidden": "true" }, letter.toUpperCase());
+  return `tint-${hash}`;
 }

@@ -1,8 +1,9 @@
 /** The messages of the open conversation: what stands there, and how it looks. */
 
-import { avatar, button, el, list } from "./dom.js";
+import { avatar, button, el, list, tint } from "./dom.js";
 import { clock, day, membersText, messageText } from "./format.js";
 import { icon } from "./icons.js";
+import { withLinks } from "./links.js";
 import { inWords, words } from "./words.js";
 
 /** Messages of one sender within so many milliseconds stand together. */
@@ -71,11 +72,11 @@ export function render(parent, all, on) {
 function message(item, on) {
   const { mine, first, group, from, text, time, state } = item;
   const classes = ["message", mine ? "mine" : "theirs", first ? "first" : "", state].filter(Boolean);
-  const name = !mine && group && first ? el("bdi", { class: "from" }, from) : null;
+  const name = !mine && group && first ? el("bdi", { class: `from ${tint(from)}` }, from) : null;
   const face = !mine && group ? (first ? avatar(from) : el("span", { class: "avatar none" })) : null;
   const tick = mine ? ticks(state) : null;
   const meta = el("span", { class: "meta" }, el("time", {}, time), tick);
-  const bubble = el("div", { class: "bubble" }, name, el("span", { class: "text", dir: "auto" }, text), meta);
+  const bubble = el("div", { class: "bubble" }, name, el("span", { class: "text", dir: "auto" }, ...withLinks(text)), meta);
   const element = el("div", { class: classes.join(" ") }, face, bubble, state === "refused" ? refusal(item, on) : null);
   if (item.seq !== undefined) element.dataset.seq = String(item.seq);
   return element;
