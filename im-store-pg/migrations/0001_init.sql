@@ -1,0 +1,192 @@
+-- The schema of a chat in Postgres. Times are milliseconds since 1970-01-01 UTC, by the server's clock. Ids are compared bytewise.
+
+-- What the data in this schema are. With the cluster's identity and timeline the name makes the incarnation.
+CREATE TABLE meta (
+    one int PRIMARY KEY CHECK (one = 1),
+    name text NOT NULL,
+    partitions smallint NOT NULL -- of the log, and the tables of `messages`: pinned for ever
+);
+
+-- The log and the store at once: every record, written once. `part` is the pinned hash of the conversation, so that a timeline
+-- lies in one table.
+CREATE TABLE messages (
+    part smallint NOT NULL,
+    conversation_id text COLLATE "C" NOT NULL,
+    sequence_id bigint NOT NULL,
+    ordinal bigint NOT NULL,
+    created_at bigint NOT NULL,
+    send_from text COLLATE "C" NOT NULL, -- '' where no user sent it
+    device text COLLATE "C",
+    send_to text COLLATE "C",
+    client_msg_id text COLLATE "C" NOT NULL,
+    hole_after bigint,
+    kind int NOT NULL,
+    content_type text NOT NULL,
+    content text NOT NULL,
+    content_hash bigint NOT NULL,
+    own boolean NOT NULL,                -- a record of this schema's own log, else of another one
+    log_partition int NOT NULL,
+    log_epoch bigint NOT NULL,
+    log_offset bigint NOT NULL,
+    PRIMARY KEY (part, conversation_id, sequence_id)
+) PARTITION BY LIST (part);
+
+-- One name, one message, for ever. The client's id comes first: it begins with the time (UUIDv7), so that new keys are written to
+-- one end of the index.
+CREATE UNIQUE INDEX messages_send_key ON messages (part, client_msg_id, conversation_id, send_from);
+CREATE INDEX messages_own_log ON messages (part, log_epoch, log_offset) WHERE own;
+CREATE INDEX messages_other_log ON messages (log_partition, log_epoch, log_offset) WHERE NOT own;
+-- The changes of members, few as they are: to see at once whether one is not applied yet.
+CREATE INDEX messages_members ON messages (part, conversation_id, sequence_id) WHERE kind = 3;
+
+-- Where each partition of the own log ends. An append holds the row's lock until it has committed: so no reader can be given an
+-- offset before those below it are there.
+CREATE TABLE log_partitions (
+    partition smallint PRIMARY KEY,
+    epoch bigint NOT NULL DEFAULT 0,     -- of the last record
+    last_offset bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+
+CREATE TABLE log_epochs (
+    epoch bigint PRIMARY KEY,
+    incarnation text NOT NULL,
+    began bigint NOT NULL
+);
+
+-- The epochs that this schema, as a store, gave to the incarnations of its log.
+CREATE TABLE store_epochs (
+    epoch bigint PRIMARY KEY,
+    incarnation text NOT NULL UNIQUE
+);
+
+-- Conversations, with what moves with each batch of records. `type` is null as long as there are records only.
+CREATE TABLE conversations (
+    id text COLLATE "C" PRIMARY KEY,
+    name text,
+    type text CHECK (type IN ('SINGLE', 'GROUP')),
+    users text[],                        -- the two of a SINGLE, sorted
+    created_at bigint,
+    updated_at bigint NOT NULL,          -- of the last record, else created_at
+    last_message_id bigint NOT NULL DEFAULT 0,
+    last_ordinal bigint NOT NULL DEFAULT 0,
+    last_epoch bigint NOT NULL DEFAULT 0, -- of the own log; 0 where the last record is of another one
+    large_since bigint,                  -- the record that switched it to read diffusion
+    applied bigint NOT NULL DEFAULT 0,   -- the last change applied to its members
+    applied_ordinal bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+-- The intervals in which a user is a member, of SINGLE conversations too. Role and settings are the same in all of a user's rows of
+-- one conversation.
+CREATE TABLE group_members (
+    conversation_id text COLLATE "C" NOT NULL,
+    main_user text COLLATE "C" NOT NULL,
+    joined bigint NOT NULL,              -- the joining record
+    joined_ordinal bigint NOT NULL,      -- before it
+    left_after bigint,                   -- the leaving record; null while a member
+    left_ordinal bigint,
+    role text NOT NULL,
+    nickname text,
+    conversation_show boolean NOT NULL DEFAULT true,
+    undisturbed boolean NOT NULL DEFAULT false,
+    cleared bigint NOT NULL DEFAULT 0,
+    cleared_ordinal bigint NOT NULL DEFAULT 0,
+    created_at bigint NOT NULL,
+    PRIMARY KEY (conversation_id, main_user, joined)
+);
+CREATE INDEX group_members_of_user ON group_members (main_user, conversation_id, joined);
+
+CREATE TABLE read_marks (
+    conversation_id text COLLATE "C" NOT NULL,
+    main_user text COLLATE "C" NOT NULL,
+    device text COLLATE "C" NOT NULL,    -- '' in the mark that all devices share
+    sequence_id bigint NOT NULL,
+    ordinal bigint NOT NULL,
+    PRIMARY KEY (conversation_id, main_user, device)
+) WITH (fillfactor = 50);
+
+-- The present version of each user's own state. Whoever raises it holds the row's lock until it has committed: so nobody reads a
+-- version before the changes below it are there.
+CREATE TABLE user_states (
+    main_user text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL
+);
+
+-- The version at which each conversation last changed in a user's own state.
+CREATE TABLE state_changes (
+    main_user text COLLATE "C" NOT NULL,
+    conversation_id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    PRIMARY KEY (main_user, conversation_id)
+);
+CREATE INDEX state_changes_in_order ON state_changes (main_user, version);
+
+CREATE TABLE devices (
+    main_user text COLLATE "C" NOT NULL,
+    device text COLLATE "C" NOT NULL,
+    seen_at bigint NOT NULL,
+    PRIMARY KEY (main_user, device)
+);
+CREATE INDEX devices_seen ON devices (seen_at);
+
+CREATE TABLE checkpoints (
+    projection text NOT NULL,            -- 'store' or 'inbox'
+    partition int NOT NULL,
+    epoch bigint NOT NULL,
+    log_offset bigint NOT NULL,
+    rewind_epoch bigint NOT NULL,
+    rewind_offset bigint NOT NULL,
+    log text NOT NULL,                   -- the incarnations it was made under
+    store text NOT NULL,
+    inbox text NOT NULL,
+    PRIMARY KEY (projection, partition)
+) WITH (fillfactor = 10);
+
+-- The end of each user's inbox: place and nonce of its newest entry. Whoever delivers holds the row's lock until it has committed.
+CREATE TABLE inbox_ends (
+    user_id text COLLATE "C" PRIMARY KEY,
+    place bigint NOT NULL,
+    nonce bigint NOT NULL
+) WITH (fillfactor = 50);
+
+-- The sync inbox: who has which record at which place. Places of a user are dense: each entry names its predecessor. Tables by time
+-- of delivery, dropped when they expire.
+CREATE TABLE inbox (
+    delivered bigint NOT NULL,           -- the beginning of the span of time
+    user_id text COLLATE "C" NOT NULL,
+    place bigint NOT NULL,
+    nonce bigint NOT NULL,
+    record bigint NOT NULL,              -- inbox_records.id, of the same span
+    PRIMARY KEY (delivered, user_id, place)
+) PARTITION BY RANGE (delivered);
+
+-- The records of the entries, once for each delivery, as im-core encodes them: the message's fields may be those of another store.
+CREATE TABLE inbox_records (
+    delivered bigint NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    record bytea NOT NULL,
+    PRIMARY KEY (delivered, id)
+) PARTITION BY RANGE (delivered);
+
+-- Who does which work, and which sessions are alive: worth nothing after a crash, so not worth a write to the disk.
+CREATE UNLOGGED TABLE leases (
+    name text PRIMARY KEY,
+    node text NOT NULL,
+    until bigint NOT NULL
+);
+
+CREATE UNLOGGED TABLE nodes (
+    node text COLLATE "C" PRIMARY KEY,
+    until bigint NOT NULL
+);
+
+CREATE UNLOGGED TABLE sessions (
+    user_id text COLLATE "C" NOT NULL,
+    session text COLLATE "C" NOT NULL,
+    slot text COLLATE "C" NOT NULL,
+    node text COLLATE "C" NOT NULL,
+    device text NOT NULL,
+    platform text NOT NULL,
+    number bigint GENERATED ALWAYS AS IDENTITY, -- the order of their coming
+    PRIMARY KEY (user_id, session)
+);
+CREATE INDEX sessions_of_node ON sessions (node);

@@ -1,0 +1,103 @@
+//! What can be set before a database is opened.
+
+use std::time::Duration;
+
+use im_core::Result;
+use sqlx::{PgPool, postgres::PgConnectOptions};
+
+use crate::{PgBackend, error::failed};
+
+/// How a database is reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Options(Box<PgConnectOptions>),
+    Pool(PgPool),
+}
+
+/// Sets up a [`PgBackend`]; see [`PgBackend::builder`] and [`PgBackend::with_pool`].
+#[derive(Debug, Clone)]
+pub struct PgBuilder {
+    pub(crate) source: Source,
+    pub(crate) schema: String,
+    pub(crate) partitions: u16,
+    pub(crate) connections: u32,
+    pub(crate) expiry: Duration,
+    pub(crate) presence_ttl: Duration,
+    pub(crate) statement_timeout: Duration,
+}
+
+impl PgBuilder {
+    pub(crate) fn new(source: Source) -> Self {
+        Self {
+            source,
+            schema: "im".to_owned(),
+            partitions: 4,
+            connections: 16,
+            expiry: Duration::from_secs(7 * 24 * 3600),
+            presence_ttl: Duration::from_secs(30),
+            statement_timeout: Duration::from_secs(5),
+        }
+    }
+
+    pub(crate) fn of_url(url: &str) -> Result<Self> {
+        let options = url.parse().map_err(failed("open"))?;
+        Ok(Self::new(Source::Options(Box::new(options))))
+    }
+
+    /// The schema that the tables lie in, created if it is missing; default `im`. At most 63 bytes.
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// How many partitions a new log gets, at most 64; default 4. Each takes one group commit at a time. One that is there keeps
+    /// what it has.
+    #[must_use]
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.partitions = partitions.clamp(1, 64);
+        self
+    }
+
+    /// How many connections a node opens at most, beside one that listens; default 16, least 2. A pool of the host's has its own
+    /// limit.
+    #[must_use]
+    pub fn connections(mut self, connections: u32) -> Self {
+        self.connections = connections.max(2);
+        self
+    }
+
+    /// How long inbox entries are kept, from their delivery on; default 7 days.
+    #[must_use]
+    pub fn expiry(mut self, expiry: Duration) -> Self {
+        self.expiry = expiry;
+        self
+    }
+
+    /// How long a node may be silent before its sessions are gone; default 30 s.
+    #[must_use]
+    pub fn presence_ttl(mut self, ttl: Duration) -> Self {
+        self.presence_ttl = ttl;
+        self
+    }
+
+    /// How long a statement may take, a lock be waited for, and a transaction stand idle; default 5 s. Connections of the host's
+    /// pool keep what they are set to.
+    #[must_use]
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// Connects, and brings the schema up to date; many nodes may start at once.
+    ///
+    /// # Errors
+    /// [`Unavailable`](im_core::ErrorKind::Unavailable) when the server cannot be reached;
+    /// [`NewerVersion`](im_core::ErrorKind::NewerVersion) when a newer version of this crate has written the schema;
+    /// [`Denied`](im_core::ErrorKind::Denied) when credentials or rights do not suffice;
+    /// [`Invalid`](im_core::ErrorKind::Invalid) when the server is older than 14, the database is not UTF-8, or commits do not
+    /// wait for the disk.
+    pub async fn open(self) -> Result<PgBackend> {
+        PgBackend::open(self).await
+    }
+}

@@ -1,0 +1,105 @@
+//! The only mapping from sqlx's and Postgres' errors to ours.
+
+use im_core::{Error, ErrorKind, Incarnation, Outcome};
+
+/// The name of this backend.
+pub(crate) const BACKEND: &str = "postgres";
+
+/// What a SQLSTATE means: (beginning of the code, kind, outcome); the first match counts. A statement that the server answers with
+/// an error has done nothing, but for a commit whose connection breaks.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+const STATES: &[(&str, ErrorKind, Outcome)] = &[
+    ("08", ErrorKind::Unavailable, Outcome::Unknown), // connection exceptions
+    ("22021", ErrorKind::Invalid, Outcome::NotDone),  // not a character of the encoding, such as NUL
+    ("22P05", ErrorKind::Invalid, Outcome::NotDone),  // the same
+    ("25006", ErrorKind::Unavailable, Outcome::NotDone), // read only: a standby
+    ("25P03", ErrorKind::Unavailable, Outcome::NotDone), // idle in transaction for too long
+    ("28", ErrorKind::Denied, Outcome::NotDone),      // authorization
+    ("3D000", ErrorKind::Denied, Outcome::NotDone),   // no such database
+    ("40001", ErrorKind::Unavailable, Outcome::NotDone), // serialization failure
+    ("40P01", ErrorKind::Unavailable, Outcome::NotDone), // deadlock
+    ("40003", ErrorKind::Unavailable, Outcome::Unknown), // completion unknown
+    ("42501", ErrorKind::Denied, Outcome::NotDone),   // no right to it
+    ("53100", ErrorKind::Full, Outcome::NotDone),     // disk
+    ("53200", ErrorKind::Full, Outcome::NotDone),     // memory
+    ("53300", ErrorKind::Unavailable, Outcome::NotDone), // too many connections
+    ("53", ErrorKind::Full, Outcome::NotDone),        // other limits
+    ("54", ErrorKind::Invalid, Outcome::NotDone),     // program limits
+    ("55000", ErrorKind::Unavailable, Outcome::NotDone), // not in this state: recovery is in progress
+    ("55006", ErrorKind::Unavailable, Outcome::NotDone), // object in use
+    ("55P03", ErrorKind::Timeout, Outcome::NotDone),  // lock timeout
+    ("57014", ErrorKind::Timeout, Outcome::NotDone),  // statement timeout
+    ("57P", ErrorKind::Unavailable, Outcome::Unknown), // shutdown, crash, not yet started
+    ("58", ErrorKind::Unavailable, Outcome::Unknown), // the server's system
+    ("XX001", ErrorKind::Corrupt, Outcome::NotDone),
+    ("XX002", ErrorKind::Corrupt, Outcome::NotDone),
+];
+
+fn of_state(state: &str) -> (ErrorKind, Outcome) {
+    let known = STATES.iter().find(|(beginning, ..)| state.starts_with(beginning));
+    known.map_or((ErrorKind::Other, Outcome::NotDone), |(_, kind, outcome)| (*kind, *outcome))
+}
+
+fn of_sqlx(error: &sqlx::Error) -> (ErrorKind, Outcome) {
+    match error {
+        sqlx::Error::Database(database) => of_state(&database.code().unwrap_or_default()),
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            (ErrorKind::Unavailable, Outcome::Unknown)
+        }
+        sqlx::Error::PoolTimedOut => (ErrorKind::Full, Outcome::NotDone),
+        sqlx::Error::PoolClosed => (ErrorKind::Unavailable, Outcome::NotDone),
+        sqlx::Error::Tls(_) => (ErrorKind::Denied, Outcome::NotDone),
+        sqlx::Error::Configuration(_) => (ErrorKind::Invalid, Outcome::NotDone),
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => (ErrorKind::Corrupt, Outcome::NotDone),
+        _ => (ErrorKind::Other, Outcome::NotDone),
+    }
+}
+
+/// Maps what sqlx says about an operation.
+pub(crate) fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> Error {
+    move |error| {
+        let (kind, outcome) = of_sqlx(&error);
+        Error::new(kind, BACKEND, operation, error.to_string()).with_outcome(outcome).with_source(error)
+    }
+}
+
+/// A value in the database that this version never wrote.
+pub(crate) fn corrupt(operation: &'static str, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, BACKEND, operation, message)
+}
+
+/// Arguments that cannot be served.
+pub(crate) fn invalid(operation: &'static str, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Invalid, BACKEND, operation, message)
+}
+
+/// Something made under another incarnation than the present one.
+pub(crate) fn other_incarnation(operation: &'static str, given: &Incarnation, present: &str) -> Error {
+    let message = format!("made under incarnation {given:?}, the present one is {present}");
+    Error::new(ErrorKind::OtherIncarnation, BACKEND, operation, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_its_kind() {
+        let cases = [
+            ("08006", ErrorKind::Unavailable, Outcome::Unknown),
+            ("22021", ErrorKind::Invalid, Outcome::NotDone),
+            ("28P01", ErrorKind::Denied, Outcome::NotDone),
+            ("40001", ErrorKind::Unavailable, Outcome::NotDone),
+            ("42501", ErrorKind::Denied, Outcome::NotDone),
+            ("53100", ErrorKind::Full, Outcome::NotDone),
+            ("53300", ErrorKind::Unavailable, Outcome::NotDone),
+            ("55P03", ErrorKind::Timeout, Outcome::NotDone),
+            ("57014", ErrorKind::Timeout, Outcome::NotDone),
+            ("57P01", ErrorKind::Unavailable, Outcome::Unknown),
+            ("42601", ErrorKind::Other, Outcome::NotDone),
+        ];
+        for (state, kind, outcome) in cases {
+            assert_eq!(of_state(state), (kind, outcome), "state {state}");
+        }
+    }
+}

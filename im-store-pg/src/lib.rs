@@ -1,0 +1,50 @@
+//! Every part of the chat engine on Postgres 14 or newer: alone a full deployment with any number of nodes, or the store beside
+//! another sync.
+//!
+//! ```no_run
+//! # async fn example() -> im_core::Result<()> {
+//! use im_core::Parts;
+//! use im_store_pg::PgBackend;
+//!
+//! let pg = PgBackend::connect("postgres://im@127.0.0.1/chat").await?;
+//! let parts = Parts::from(&pg);
+//! // … the engine runs on the parts …
+//! pg.close().await;
+//! # Ok(()) }
+//! ```
+//!
+//! # What it promises
+//! | | |
+//! |---|---|
+//! | An acked message, a read mark, a setting, a delivery | survives a crash of the process and of the server (`synchronous_commit=on`, which [`PgBuilder::open`] checks). A failover to an asynchronous replica can lose the newest: the data are then another incarnation, by the server's timeline |
+//! | A retry of a send | is known at any age |
+//! | One record | is written once: log and store are the same table |
+//! | A caller that goes away in mid-call | leaves no open transaction and no lock: what must not stop half-way runs in a task of its own |
+//!
+//! # The schema
+//! All tables lie in one schema, `im` unless another is [named](PgBuilder::schema). `migrations/` says what each column is.
+//!
+//! | Table | What is in it |
+//! |---|---|
+//! | `messages` | every record, in as many tables as the log has partitions; by conversation, and in log order |
+//! | `conversations` | what they are, and where each timeline ends |
+//! | `group_members` | the intervals of members, of SINGLE conversations too, with role and settings |
+//! | `read_marks`, `user_states`, `state_changes`, `devices` | the users' own state and its versions |
+//! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, in tables by time of delivery |
+//! | `log_partitions`, `log_epochs`, `store_epochs`, `checkpoints`, `meta` | where everything stands, and what the data are |
+//! | `leases`, `nodes`, `sessions` | who does what, and who is there; unlogged |
+
+mod checkpoints;
+mod config;
+mod connect;
+mod error;
+mod log;
+mod rows;
+mod schema;
+mod store;
+mod versions;
+
+pub use config::PgBuilder;
+pub use connect::PgBackend;
+pub use log::PgLog;
+pub use store::PgStore;

@@ -1,0 +1,84 @@
+//! A schema of its own for each test, on a real server.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses some of it, and may unwrap")]
+
+use std::{
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use im_core::Parts;
+use im_store_pg::{PgBackend, PgBuilder};
+use im_testkit::{Data, Fixture, Violation};
+
+/// Names the server: `cargo xtask test` starts one; `cargo xtask services up` says what to set.
+pub(crate) const SERVER: &str = "IM_TEST_POSTGRES";
+
+/// The windows that tests wait for.
+pub(crate) const EXPIRY: Duration = Duration::from_secs(2);
+pub(crate) const TTL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PgFixture;
+
+#[derive(Debug)]
+pub(crate) struct Schema {
+    name: String,
+}
+
+pub(crate) fn server() -> String {
+    std::env::var(SERVER).unwrap_or_else(|_| {
+        panic!("{SERVER} names no Postgres server: run `cargo xtask test`, or `cargo xtask services up` and set it")
+    })
+}
+
+pub(crate) fn wrong(why: impl std::fmt::Display) -> Violation {
+    Violation::new(why.to_string())
+}
+
+impl Schema {
+    pub(crate) fn fresh() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { name: format!("test \"{}\" {number}", process::id()) }
+    }
+
+    pub(crate) fn builder(&self) -> PgBuilder {
+        PgBackend::builder(&server())
+            .unwrap()
+            .schema(&self.name)
+            .connections(4)
+            .expiry(EXPIRY)
+            .presence_ttl(TTL)
+    }
+
+    /// One more node, with connections of its own.
+    pub(crate) async fn open(&self) -> PgBackend {
+        self.builder().open().await.unwrap()
+    }
+}
+
+#[async_trait]
+impl Fixture for PgFixture {
+    async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
+        Ok(Box::new(Schema::fresh()))
+    }
+}
+
+#[async_trait]
+impl Data for Schema {
+    async fn node(&self) -> Result<Parts, Violation> {
+        Ok(Parts::from(&self.builder().open().await.map_err(wrong)?))
+    }
+
+    async fn reopen(&self) -> Result<Parts, Violation> {
+        self.node().await
+    }
+
+    async fn pass(&self, time: Duration) {
+        // The server has its own time.
+        tokio::time::sleep(time).await;
+    }
+}
