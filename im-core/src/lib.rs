@@ -29,6 +29,7 @@ mod inbox;
 mod log;
 pub mod memory;
 mod notifier;
+pub mod numbering;
 mod parts;
 mod policy;
 mod presence;

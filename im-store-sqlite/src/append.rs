@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark, Ordinal,
-    Receipt, Result, SendKey, Seq, Timestamp,
+    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, LogRecord, Result, SendKey,
+    numbering::{self, Numbering},
 };
 
 use crate::{
@@ -44,10 +44,12 @@ pub(crate) async fn append(
     Ok(numbered.outcomes)
 }
 
+fn no_epoch() -> Error {
+    Error::new(ErrorKind::OtherIncarnation, BACKEND, OPERATION, "no epoch is open")
+}
+
 fn check_epoch(inner: &Inner, epochs: &Epochs, epoch: Epoch) -> Result<()> {
-    let Some(open) = epochs.open() else {
-        return Err(Error::new(ErrorKind::OtherIncarnation, BACKEND, OPERATION, "no epoch is open"));
-    };
+    let Some(open) = epochs.open() else { return Err(no_epoch()) };
     if open.epoch != epoch {
         let message = format!("epoch {} given, {} is open", epoch.0, open.epoch.0);
         return Err(Error::new(ErrorKind::StaleEpoch, BACKEND, OPERATION, message));
@@ -104,26 +106,31 @@ async fn number(
     known: Vec<Option<Found>>,
 ) -> Result<Numbered> {
     let epochs = inner.epochs();
-    let mut numbering = Numbering {
-        heads: heads(writer, batch).await?,
-        epochs: &epochs,
-        now: inner.clock.now(),
-        next_id: writer.next_id(OPERATION).await?,
-        taken: HashMap::with_capacity(batch.len()),
-        rows: Vec::with_capacity(batch.len()),
+    let Some(open) = epochs.open() else { return Err(no_epoch()) };
+    let heads = heads(writer, batch).await?;
+    let first = |(id, head): (ConversationId, Head)| {
+        let is_of_epoch = open.first_id <= head.id;
+        (id, numbering::Head { mark: head.mark, created_at: head.created_at, is_of_epoch })
     };
-    let outcomes =
-        batch.iter().zip(keys).zip(known).map(|((append, key), known)| numbering.take(append, key, known));
-    let outcomes = outcomes.collect();
-    let Numbering { heads, next_id, rows, .. } = numbering;
-    Ok(Numbered { outcomes, rows, heads, next_id })
+    let heads = heads.into_iter().map(first).collect();
+    let mut numbering = Numbering::new(open.epoch, epochs.is_first(open.epoch), inner.clock.now(), heads);
+    let mut next_id = writer.next_id(OPERATION).await?;
+    let (mut outcomes, mut rows) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+    for ((append, key), known) in batch.iter().zip(keys).zip(known) {
+        let (outcome, record) = numbering.take(append, key, known, epochs.position(next_id));
+        outcomes.push(outcome);
+        if let Some(record) = record {
+            rows.push(NewRow { id: next_id, record, foreign: None });
+            next_id += 1;
+        }
+    }
+    Ok(Numbered { outcomes, rows, next_id })
 }
 
 /// A batch with its places.
 struct Numbered {
     outcomes: Vec<AppendOutcome>,
     rows: Vec<NewRow>,
-    heads: HashMap<ConversationId, Head>,
     next_id: i64,
 }
 
@@ -131,74 +138,15 @@ impl Numbered {
     /// Lets everybody know what is in the file now.
     fn publish(&mut self, writer: &mut Writer, inner: &Inner) {
         writer.next_id = Some(self.next_id);
-        for (conversation, head) in self.heads.drain() {
-            writer.heads.insert(conversation, head);
-        }
         let epochs = inner.epochs();
         let mut tail = tail::lock(&inner.tail);
         for NewRow { id, record, .. } in self.rows.drain(..) {
+            let head = Head { id, mark: record.mark(), created_at: record.created_at };
+            writer.heads.insert(record.conversation.clone(), head);
             tail.push(id, LogRecord { position: epochs.position(id), record });
         }
         drop(tail);
         inner.end.send_replace(self.next_id - 1);
-    }
-}
-
-/// Gives the appends of one batch their places.
-struct Numbering<'a> {
-    epochs: &'a Epochs,
-    now: Timestamp,
-    next_id: i64,
-    heads: HashMap<ConversationId, Head>,
-    /// What this batch has stored so far.
-    taken: HashMap<&'a SendKey, Found>,
-    rows: Vec<NewRow>,
-}
-
-impl<'a> Numbering<'a> {
-    fn take(&mut self, append: &Append, key: &'a SendKey, known: Option<Found>) -> AppendOutcome {
-        if let Some(found) = known.or_else(|| self.taken.get(key).copied()) {
-            let same = found.hash == append.hash;
-            return if same { AppendOutcome::Duplicate(found.receipt) } else { AppendOutcome::Conflict };
-        }
-        let Some((mark, earliest, hole_after)) = self.place(append) else {
-            return AppendOutcome::Unseeded;
-        };
-        let (id, created_at) = (self.next_id, self.now.max(earliest));
-        let record = Arc::new(append.at(mark, created_at, hole_after));
-        let receipt = Receipt { mark, position: self.epochs.position(id), created_at };
-        self.next_id += 1;
-        self.rows.push(NewRow { id, record, foreign: None });
-        self.heads.insert(append.conversation.clone(), Head { id, mark, created_at });
-        self.taken.insert(key, Found { receipt, hash: append.hash });
-        AppendOutcome::Appended(receipt)
-    }
-
-    /// Where the next record of a conversation goes: its mark, the earliest time it may bear, the hole it declares; none where
-    /// a floor is needed. In its first epoch the log has seen every record there is.
-    fn place(&self, append: &Append) -> Option<(Mark, Timestamp, Option<Seq>)> {
-        let counts = u64::from(append.kind.counts());
-        let next = |mark: Mark, step: u64| Mark {
-            seq: Seq(mark.seq.0 + step),
-            ordinal: Ordinal(mark.ordinal.0 + counts),
-        };
-        let open = self.epochs.open();
-        let head = self.heads.get(&append.conversation);
-        if let Some(head) = head.filter(|head| open.is_some_and(|open| open.first_id <= head.id)) {
-            return Some((next(head.mark, 1), head.created_at, None));
-        }
-        let own = head.map_or(Floor { direct: true, ..Floor::default() }, |head| Floor {
-            mark: head.mark,
-            created_at: head.created_at,
-            direct: false,
-        });
-        let is_first = open.is_some_and(|open| self.epochs.is_first(open.epoch));
-        let floor = append.floor.or_else(|| is_first.then_some(own))?.max(own);
-        if floor.direct && is_first {
-            return Some((next(floor.mark, 1), floor.created_at, None));
-        }
-        let first = open?.epoch.first_seq(floor.mark.seq);
-        Some((next(floor.mark, first.0 - floor.mark.seq.0), floor.created_at, Some(floor.mark.seq)))
     }
 }
 

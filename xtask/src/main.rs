@@ -1,4 +1,4 @@
-//! Tasks of the project: `cargo xtask setup`, `cargo xtask test`, `cargo xtask check`.
+//! Tasks of the project: `cargo xtask setup`, `cargo xtask test`, `cargo xtask check`, `cargo xtask services`.
 //!
 //! They live in Rust and in the workspace so that a fresh machine needs nothing but cargo to begin.
 
@@ -6,6 +6,7 @@ mod check;
 mod closing;
 mod report;
 mod run;
+mod services;
 mod setup;
 mod test;
 mod workspace;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::run::Result;
+use crate::services::Services;
 use crate::setup::Purpose;
 use crate::workspace::Workspace;
 
@@ -32,8 +34,21 @@ enum Task {
     Setup(Options),
     /// Run every test: Rust, JavaScript client, browser. What is skipped counts as failed.
     Test(Options),
+    /// Real, throwaway servers on free loopback ports: what tests and figures of other backends than SQLite need.
+    Services {
+        #[command(subcommand)]
+        order: Order,
+    },
     /// Run every check that is not a test: format, lints, docs, features, dependencies.
     Check(Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum Order {
+    /// Start them, and print the variables that name them.
+    Up(Options),
+    /// Stop them, and remove their data.
+    Down,
 }
 
 #[derive(Debug, Args)]
@@ -57,8 +72,16 @@ fn run(task: &Task) -> Result<()> {
     let workspace = Workspace::find()?;
     match task {
         Task::Setup(options) => {
-            setup::provide(&workspace, &[Purpose::Test, Purpose::Check], !options.no_install)
+            let purposes = [Purpose::Services, Purpose::Test, Purpose::Check];
+            setup::provide(&workspace, &purposes, !options.no_install)
         }
+        Task::Services { order: Order::Up(options) } => {
+            setup::provide(&workspace, &[Purpose::Services], !options.no_install)?;
+            let up = Services::of(&workspace).up()?;
+            up.iter().for_each(|(name, address)| println!("export {name}={address}"));
+            Ok(())
+        }
+        Task::Services { order: Order::Down } => Services::of(&workspace).down(),
         Task::Test(options) => test::test(&workspace, !options.no_install),
         Task::Check(options) => check::check(&workspace, !options.no_install),
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::run::{Failure, Result, output, run};
+use crate::services::postgres_version;
 use crate::workspace::{TOOLS, Workspace};
 
 /// What a need is for; each task provides only its own.
@@ -12,6 +13,8 @@ pub(crate) enum Purpose {
     Test,
     /// `cargo xtask check`
     Check,
+    /// `cargo xtask services up`, and the tests that need it
+    Services,
 }
 
 struct Need {
@@ -39,6 +42,12 @@ const NEEDS: &[Need] = &[
         purpose: Purpose::Test,
         look: |workspace| output(&mut workspace.command("npm --version")),
         remedy: Remedy::Package("npm"),
+    },
+    Need {
+        name: "Postgres 14 or newer",
+        purpose: Purpose::Services,
+        look: postgres_version,
+        remedy: Remedy::Package("postgresql"),
     },
     Need { name: "Chromium", purpose: Purpose::Test, look: chromium, remedy: Remedy::Package("chromium") },
     Need {

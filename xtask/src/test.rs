@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::closing::Runner;
 use crate::report::Report;
 use crate::run::{Failure, Result, each_line, spelled};
+use crate::services::Services;
 use crate::setup::{self, Purpose};
 use crate::workspace::Workspace;
 
@@ -21,8 +22,12 @@ const SCRIPTS: &[(&str, &str)] = &[("client tests", "clients/js/test"), ("browse
 pub(crate) fn test(workspace: &Workspace, install: bool) -> Result<()> {
     let mut report = Report::default();
     let mut closing = Vec::new();
-    if report.step("setup", || setup::provide(workspace, &[Purpose::Test], install)).is_some() {
-        report.step("cargo test", || rust(workspace, &mut closing));
+    let purposes = [Purpose::Services, Purpose::Test];
+    if report.step("setup", || setup::provide(workspace, &purposes, install)).is_some() {
+        let services = Services::of(workspace);
+        let up = report.step("servers", || services.up()).unwrap_or_default();
+        report.step("cargo test", || rust(workspace, &up, &mut closing));
+        report.step("servers down", || services.down());
         let server = report.step("build of the server", || build_server(workspace));
         for (name, folder) in SCRIPTS {
             report.step(name, || scripts(workspace, folder, server.as_deref(), &mut closing));
@@ -33,8 +38,9 @@ pub(crate) fn test(workspace: &Workspace, install: bool) -> Result<()> {
 }
 
 /// One run of cargo, so that it compiles each crate once.
-fn rust(workspace: &Workspace, closing: &mut Vec<String>) -> Result<()> {
+fn rust(workspace: &Workspace, services: &[(&str, String)], closing: &mut Vec<String>) -> Result<()> {
     let mut command = workspace.command("cargo test --workspace --all-features --no-fail-fast");
+    command.envs(services.iter().map(|(name, address)| (name, address)));
     watched(&mut command, Runner::Rust, closing)
 }
 
