@@ -44,7 +44,10 @@ CREATE INDEX messages_members ON messages (part, conversation_id, sequence_id) W
 CREATE TABLE log_partitions (
     partition smallint PRIMARY KEY,
     epoch bigint NOT NULL DEFAULT 0,     -- of the last record
-    last_offset bigint NOT NULL DEFAULT 0
+    last_offset bigint NOT NULL DEFAULT 0,
+    open_epoch bigint NOT NULL DEFAULT 0, -- the same in all rows, so that the lock of one keeps it as it is
+    open_incarnation text NOT NULL DEFAULT '',
+    first_epoch bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
 
 CREATE TABLE log_epochs (

@@ -23,6 +23,7 @@ pub struct PgBuilder {
     pub(crate) connections: u32,
     pub(crate) expiry: Duration,
     pub(crate) presence_ttl: Duration,
+    pub(crate) restored: bool,
     pub(crate) statement_timeout: Duration,
 }
 
@@ -35,6 +36,7 @@ impl PgBuilder {
             connections: 16,
             expiry: Duration::from_secs(7 * 24 * 3600),
             presence_ttl: Duration::from_secs(30),
+            restored: false,
             statement_timeout: Duration::from_secs(5),
         }
     }
@@ -78,6 +80,15 @@ impl PgBuilder {
     #[must_use]
     pub fn presence_ttl(mut self, ttl: Duration) -> Self {
         self.presence_ttl = ttl;
+        self
+    }
+
+    /// Says that the database was put back from a dump or an earlier state of the same cluster, so that what was acked later is
+    /// missing: the data get another incarnation, numbering keeps a distance, and clients fetch their state afresh. Say it once, at
+    /// the first start of one node after the restore; a failover and another cluster are noticed without it. Default: false.
+    #[must_use]
+    pub fn restored(mut self, restored: bool) -> Self {
+        self.restored = restored;
         self
     }
 

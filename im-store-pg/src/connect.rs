@@ -6,18 +6,18 @@ use std::{
     time::Duration,
 };
 
-use im_core::{ConversationId, Error, ErrorKind, Incarnation, Partition, Parts, Result};
+use im_core::{ConversationId, Error, ErrorKind, Incarnation, LogPart, Partition, Parts, Result};
 use sqlx::{
     AssertSqlSafe, PgConnection, PgPool, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::sync::watch;
 
 use crate::{
     PgBuilder, PgLog, PgStore,
     config::Source,
     error::{BACKEND, failed, invalid},
     schema,
+    wake::Wake,
 };
 
 const OPERATION: &str = "open";
@@ -43,8 +43,9 @@ pub(crate) struct Inner {
     pub(crate) partitions: u16,
     pub(crate) expiry: Duration,
     pub(crate) presence_ttl: Duration,
-    /// The newest offset of each log partition that this node knows of: who waits for records looks again when it moves.
-    pub(crate) ends: Vec<watch::Sender<i64>>,
+    /// What the data in the schema are called.
+    pub(crate) name: String,
+    pub(crate) wake: Wake,
 }
 
 /// A text of SQL that is safe: made of this crate's own and of the quoted name of the schema.
@@ -99,10 +100,13 @@ impl PgBackend {
         let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
         check_server(&mut conn).await?;
         schema::migrate(&mut conn, &config.schema, &schema, config.partitions).await?;
+        if config.restored {
+            schema::rename(&mut conn, &schema).await?;
+        }
         drop(conn);
-        let sql = format!("SELECT partitions FROM {schema}.meta");
-        let partitions: i16 =
-            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&pool).await.map_err(failed(OPERATION))?;
+        let sql = format!("SELECT name, partitions FROM {schema}.meta");
+        let (name, partitions): (String, i16) =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&pool).await.map_err(failed(OPERATION))?;
         let partitions = partitions.unsigned_abs();
         let inner = Inner {
             pool,
@@ -111,9 +115,12 @@ impl PgBackend {
             partitions,
             expiry: config.expiry,
             presence_ttl: config.presence_ttl,
-            ends: (0..partitions).map(|_| watch::Sender::new(0)).collect(),
+            name,
+            wake: Wake::new(partitions),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        inner.wake.listen(&inner);
+        Ok(Self { inner })
     }
 
     /// The log with its leases.
@@ -222,7 +229,14 @@ pub(crate) async fn detached<T: Send + 'static>(
 }
 
 impl From<&PgBackend> for Parts {
-    fn from(_pg: &PgBackend) -> Self {
-        Self::default()
+    fn from(pg: &PgBackend) -> Self {
+        let log = Arc::new(pg.log());
+        Self {
+            log: Some(LogPart { log: log.clone(), leases: log }),
+            store: Some(pg.store().into()),
+            inbox: None,
+            presence: None,
+            notifier: None,
+        }
     }
 }

@@ -34,15 +34,26 @@
 //! | `log_partitions`, `log_epochs`, `store_epochs`, `checkpoints`, `meta` | where everything stands, and what the data are |
 //! | `leases`, `nodes`, `sessions` | who does what, and who is there; unlogged |
 
+mod append;
+mod apply;
 mod checkpoints;
 mod config;
 mod connect;
+mod conversations;
+mod devices;
 mod error;
+mod leases;
 mod log;
+mod members;
+mod memberships;
+mod messages;
 mod rows;
 mod schema;
 mod store;
+mod store_epochs;
+mod user_state;
 mod versions;
+mod wake;
 
 pub use config::PgBuilder;
 pub use connect::PgBackend;

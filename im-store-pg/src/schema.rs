@@ -83,11 +83,21 @@ async fn create(conn: &mut PgConnection, quoted: &str) -> Result<()> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map(drop).map_err(failed(OPERATION))
 }
 
+/// A new name of the data.
+fn name() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..12].to_owned()
+}
+
+/// Gives the data another name, and by it another incarnation.
+pub(crate) async fn rename(conn: &mut PgConnection, quoted: &str) -> Result<()> {
+    let sql = AssertSqlSafe(format!("UPDATE {quoted}.meta SET name = $1"));
+    sqlx::query(sql).bind(name()).execute(conn).await.map(drop).map_err(failed(OPERATION))
+}
+
 /// What a new schema begins with.
 async fn fill(conn: &mut PgConnection, partitions: u16) -> Result<()> {
-    let name = uuid::Uuid::new_v4().simple().to_string();
     sqlx::query("INSERT INTO meta (one, name, partitions) VALUES (1, $1, $2)")
-        .bind(&name[..12])
+        .bind(name())
         .bind(partitions.cast_signed())
         .execute(&mut *conn)
         .await

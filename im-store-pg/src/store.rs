@@ -2,9 +2,216 @@
 
 use std::sync::Arc;
 
-use crate::connect::Inner;
+use async_trait::async_trait;
+use im_core::{
+    Batch, Checkpoint, ConversationId, Direction, Durability, Epoch, Found, History, HistoryQuery,
+    Incarnation, LogRecord, Mark, MessageStore, Ordinal, Partition, Position, Record, Result, SendKey, Seq,
+    StoreInfo, StorePart,
+};
+use sqlx::postgres::PgRow;
 
-/// The store part: [`MessageStore`](im_core::MessageStore), [`ConversationStore`](im_core::ConversationStore) and
+use crate::{
+    apply,
+    checkpoints::{self, Of},
+    connect::{Inner, detached, incarnation},
+    error::{BACKEND, failed},
+    log::{epoch, loss_window},
+    messages::{self, index},
+    rows::{Columns, limit, number, record_columns},
+    store_epochs,
+};
+
+/// The most records of one page.
+const MOST_RECORDS: usize = 10_000;
+
+/// How many columns a record has.
+const RECORD: usize = 15;
+
+/// The store part: [`MessageStore`], [`ConversationStore`](im_core::ConversationStore) and
 /// [`UserState`](im_core::UserState).
 #[derive(Debug, Clone)]
 pub struct PgStore(pub(crate) Arc<Inner>);
+
+impl From<PgStore> for StorePart {
+    fn from(store: PgStore) -> Self {
+        let store = Arc::new(store);
+        Self { messages: store.clone(), conversations: store.clone(), states: store }
+    }
+}
+
+/// Puts the records of rows, each before its index, in their places.
+fn place(rows: &[PgRow], count: usize, operation: &'static str) -> Result<Vec<Option<Arc<Record>>>> {
+    let mut records = vec![None; count];
+    for row in rows {
+        let columns = Columns::new(row, 0, operation);
+        records[index(columns, RECORD)?] = Some(Arc::new(columns.record()?));
+    }
+    Ok(records)
+}
+
+impl PgStore {
+    async fn head(&self, conversation: &ConversationId, operation: &'static str) -> Result<Mark> {
+        let sql = self.0.sql("SELECT last_message_id, last_ordinal FROM {im}.conversations WHERE id = $1");
+        let row: Option<(i64, i64)> = sqlx::query_as(sql)
+            .bind(conversation.as_str())
+            .fetch_optional(&self.0.pool)
+            .await
+            .map_err(failed(operation))?;
+        let mark = |(seq, ordinal): (i64, i64)| Mark {
+            seq: Seq(seq.unsigned_abs()),
+            ordinal: Ordinal(ordinal.unsigned_abs()),
+        };
+        Ok(row.map_or(Mark::default(), mark))
+    }
+
+    async fn range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
+        let sql = match query.direction {
+            Direction::Forward => self.0.sql(concat!(
+                "SELECT ",
+                record_columns!(),
+                " FROM {im}.messages m WHERE m.part = $1 AND m.conversation_id = $2 AND m.sequence_id BETWEEN $3 AND $4 \
+                 ORDER BY m.sequence_id LIMIT $5"
+            )),
+            Direction::Backward => self.0.sql(concat!(
+                "SELECT ",
+                record_columns!(),
+                " FROM {im}.messages m WHERE m.part = $1 AND m.conversation_id = $2 AND m.sequence_id BETWEEN $3 AND $4 \
+                 ORDER BY m.sequence_id DESC LIMIT $5"
+            )),
+        };
+        let rows = sqlx::query(sql)
+            .bind(self.0.part(&query.conversation))
+            .bind(query.conversation.as_str())
+            .bind(number(query.from.0))
+            .bind(number(to.0))
+            .bind(limit(wanted))
+            .fetch_all(&self.0.pool)
+            .await
+            .map_err(failed("store.history"))?;
+        rows.iter().map(|row| Columns::new(row, 0, "store.history").record().map(Arc::new)).collect()
+    }
+}
+
+#[async_trait]
+impl MessageStore for PgStore {
+    async fn info(&self) -> Result<StoreInfo> {
+        let operation = "store.info";
+        let sql = self.0.sql(concat!("SELECT ", incarnation!(), ", (SELECT min(epoch) FROM {im}.store_epochs)"));
+        let row = sqlx::query(sql).fetch_one(&self.0.pool).await.map_err(failed(operation))?;
+        let columns = Columns::new(&row, 0, operation);
+        let incarnation = Incarnation::new(columns.text(0)?);
+        Ok(StoreInfo {
+            backend: BACKEND,
+            durability: Durability::Synced,
+            loss_window: loss_window(&incarnation),
+            incarnation,
+            first_epoch: columns.optional_int(1)?.map(|number| epoch(number, operation)).transpose()?,
+        })
+    }
+
+    async fn open_epoch(&self, log: &Incarnation) -> Result<Epoch> {
+        detached("store.open_epoch", store_epochs::open(self.0.clone(), log.clone())).await
+    }
+
+    async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
+        checkpoints::load(&self.0, Of::Store, partition, "store.checkpoint").await
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<()> {
+        detached("store.apply", apply::apply(self.0.clone(), batch.clone())).await
+    }
+
+    async fn history(&self, query: &HistoryQuery) -> Result<History> {
+        // The head first: it only rises, so what is asked for below it is there.
+        let head = self.head(&query.conversation, "store.history").await?;
+        let to = query.to.unwrap_or(head.seq);
+        if to > head.seq {
+            return Ok(History::Behind { head });
+        }
+        let max = query.max.clamp(1, MOST_RECORDS);
+        let mut records = self.range(query, to, max + 1).await?;
+        let more = records.len() > max;
+        records.truncate(max);
+        if query.direction == Direction::Backward {
+            records.reverse();
+        }
+        Ok(History::Page { records, more })
+    }
+
+    async fn get(&self, places: &[(ConversationId, Seq)]) -> Result<Vec<Option<Arc<Record>>>> {
+        let operation = "store.get";
+        let sql = self.0.sql(concat!(
+            "SELECT m.*, k.at FROM unnest($1::smallint[], $2::text[], $3::bigint[]) WITH ORDINALITY \
+             AS k (part, conversation_id, sequence_id, at) CROSS JOIN LATERAL (SELECT ",
+            record_columns!(),
+            " FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
+             AND m.sequence_id = k.sequence_id LIMIT 1) m"
+        ));
+        let rows = sqlx::query(sql)
+            .bind(places.iter().map(|(id, _)| self.0.part(id)).collect::<Vec<_>>())
+            .bind(places.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+            .bind(places.iter().map(|(_, seq)| number(seq.0)).collect::<Vec<_>>())
+            .fetch_all(&self.0.pool)
+            .await
+            .map_err(failed(operation))?;
+        place(&rows, places.len(), operation)
+    }
+
+    async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {
+        let operation = "store.find";
+        let mut conn = self.0.pool.acquire().await.map_err(failed(operation))?;
+        messages::find(&self.0, &mut conn, keys, operation).await
+    }
+
+    async fn last(&self, conversations: &[ConversationId]) -> Result<Vec<Option<Arc<Record>>>> {
+        let operation = "store.last";
+        let sql = self.0.sql(concat!(
+            "SELECT m.*, k.at FROM unnest($1::smallint[], $2::text[]) WITH ORDINALITY AS k (part, conversation_id, at) \
+             CROSS JOIN LATERAL (SELECT ",
+            record_columns!(),
+            " FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
+             ORDER BY m.sequence_id DESC LIMIT 1) m"
+        ));
+        let rows = sqlx::query(sql)
+            .bind(conversations.iter().map(|id| self.0.part(id)).collect::<Vec<_>>())
+            .bind(conversations.iter().map(ConversationId::as_str).collect::<Vec<_>>())
+            .fetch_all(&self.0.pool)
+            .await
+            .map_err(failed(operation))?;
+        place(&rows, conversations.len(), operation)
+    }
+
+    async fn above(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<LogRecord>> {
+        let operation = "store.above";
+        let max = max.min(MOST_RECORDS);
+        let own = self.0.sql(concat!(
+            "SELECT ",
+            record_columns!(),
+            " FROM {im}.messages m WHERE m.part = $1::int AND m.own AND (m.log_epoch, m.log_offset) > ($2, $3) \
+             ORDER BY m.log_epoch, m.log_offset LIMIT $4"
+        ));
+        let other = self.0.sql(concat!(
+            "SELECT ",
+            record_columns!(),
+            " FROM {im}.messages m WHERE NOT m.own AND m.log_partition = $1::int \
+             AND (m.log_epoch, m.log_offset) > ($2, $3) ORDER BY m.log_epoch, m.log_offset LIMIT $4"
+        ));
+        let mut records = Vec::new();
+        for sql in [own, other] {
+            let rows = sqlx::query(sql)
+                .bind(i32::from(partition.0))
+                .bind(i64::from(after.epoch.0))
+                .bind(number(after.offset))
+                .bind(limit(max))
+                .fetch_all(&self.0.pool)
+                .await
+                .map_err(failed(operation))?;
+            for row in &rows {
+                records.push(Columns::new(row, 0, operation).log_record()?);
+            }
+        }
+        records.sort_by_key(|record: &LogRecord| record.position);
+        records.truncate(max);
+        Ok(records)
+    }
+}

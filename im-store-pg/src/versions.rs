@@ -1,24 +1,94 @@
-//! Versions of users' own states.
+//! State versions: each user's number counts the changes of the user's own state.
 
-use im_core::{ConversationId, UserId};
+use im_core::{ConversationId, Incarnation, Result, StateVersion, UserId};
 use sqlx::PgConnection;
 
-use crate::connect::Inner;
+use crate::{connect::Inner, error::failed, messages::index, rows::Columns};
 
-/// Notes within a transaction that a conversation changed in the states of users: sorted, each once.
+/// The version with a number.
+pub(crate) fn version(incarnation: &Incarnation, number: i64) -> StateVersion {
+    StateVersion::new(format!("{}-{number}", incarnation.as_str()))
+}
+
+/// The number of a version, if it is of this incarnation.
+pub(crate) fn number_of(incarnation: &Incarnation, version: &StateVersion) -> Option<i64> {
+    let number = version.as_str().strip_prefix(incarnation.as_str())?.strip_prefix('-')?;
+    number.parse().ok().filter(|number| *number >= 0)
+}
+
+/// The present number of each user.
+pub(crate) async fn numbers(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    users: &[UserId],
+    operation: &'static str,
+) -> Result<Vec<i64>> {
+    let sql = inner.sql(
+        "SELECT s.version, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (main_user, at) \
+         JOIN {im}.user_states s ON s.main_user = k.main_user",
+    );
+    let rows = sqlx::query(sql)
+        .bind(users.iter().map(UserId::as_str).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
+        .map_err(failed(operation))?;
+    let mut numbers = vec![0; users.len()];
+    for row in &rows {
+        let columns = Columns::new(row, 0, operation);
+        numbers[index(columns, 1)?] = columns.int(0)?;
+    }
+    Ok(numbers)
+}
+
+/// Raises the version of users because of a conversation, within a transaction: sorted, each once.
 pub(crate) async fn raise(
     inner: &Inner,
     conn: &mut PgConnection,
     conversation: &ConversationId,
     users: &[UserId],
 ) -> sqlx::Result<()> {
-    let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
     let sql = inner.sql(
         "WITH raised AS (INSERT INTO {im}.user_states AS known (main_user, version) \
-         SELECT changed, 1 FROM unnest($2::text[]) changed \
+         SELECT main_user, 1 FROM unnest($2::text[]) AS k (main_user) \
          ON CONFLICT (main_user) DO UPDATE SET version = known.version + 1 RETURNING main_user, version) \
          INSERT INTO {im}.state_changes (main_user, conversation_id, version) SELECT main_user, $1, version FROM raised \
          ON CONFLICT (main_user, conversation_id) DO UPDATE SET version = excluded.version",
     );
+    let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
     sqlx::query(sql).bind(conversation.as_str()).bind(users).execute(conn).await.map(drop)
+}
+
+/// Takes the users' versions until the commit, in the order given, and says where they stand; of a user without one a row is made.
+pub(crate) async fn lock(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    users: &[&str],
+) -> sqlx::Result<Vec<(String, i64)>> {
+    let sql = inner.sql(
+        "INSERT INTO {im}.user_states AS known (main_user, version) SELECT main_user, 0 FROM unnest($1::text[]) \
+         AS k (main_user) ON CONFLICT (main_user) DO UPDATE SET version = known.version RETURNING main_user, version",
+    );
+    sqlx::query_as(sql).bind(users).fetch_all(conn).await
+}
+
+/// Notes versions that the caller has counted under the lock.
+pub(crate) async fn set(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    changes: &[(UserId, ConversationId, i64)],
+) -> sqlx::Result<()> {
+    let sql = inner.sql(
+        "WITH new AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS new (main_user, conversation_id, version)), \
+         raised AS (UPDATE {im}.user_states s SET version = n.version FROM (SELECT main_user, max(version) AS version FROM new \
+         GROUP BY main_user) n WHERE s.main_user = n.main_user AND s.version < n.version) \
+         INSERT INTO {im}.state_changes (main_user, conversation_id, version) SELECT * FROM new \
+         ON CONFLICT (main_user, conversation_id) DO UPDATE SET version = excluded.version",
+    );
+    sqlx::query(sql)
+        .bind(changes.iter().map(|(user, ..)| user.as_str()).collect::<Vec<_>>())
+        .bind(changes.iter().map(|(_, id, _)| id.as_str()).collect::<Vec<_>>())
+        .bind(changes.iter().map(|(.., version)| *version).collect::<Vec<_>>())
+        .execute(conn)
+        .await
+        .map(drop)
 }

@@ -8,7 +8,7 @@ use std::{
 
 use im_transport_ws::WsConfig;
 
-use crate::{LogFormat, TokenKey};
+use crate::{LogFormat, Store, TokenKey};
 
 /// What a server is started with. Start from [`Config::default`]: that is what `cargo run` does.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// The folder of the database and of the development login's key; made if it is not there. Default `./im-data`.
     pub data: PathBuf,
+    /// Where the data are. Default [`Store::Sqlite`], in the data folder.
+    pub store: Store,
     /// The database is a restored copy: what it numbered after the copy was made may be known to clients. Default no.
     pub restored: bool,
     /// Who may sign in without a password. Default [`DevLogin::Loopback`].
@@ -45,6 +47,7 @@ impl Default for Config {
         Self {
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
             data: "im-data".into(),
+            store: Store::Sqlite,
             restored: false,
             dev_login: DevLogin::Loopback,
             token_keys: Vec::new(),

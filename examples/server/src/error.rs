@@ -31,16 +31,16 @@ pub enum StartError {
         source: io::Error,
     },
     /// Another process has the database open.
-    #[error("{path} is in use by another process: stop it, or choose another folder by --data", path = .0.display())]
-    DatabaseInUse(PathBuf),
+    #[error("{0} is in use by another process: stop it, or choose another folder by --data")]
+    DatabaseInUse(String),
     /// The database is of a newer version.
-    #[error("{path} was written by a newer version of this program: start that version", path = .0.display())]
-    DatabaseNewer(PathBuf),
+    #[error("{0} was written by a newer version of this program: start that version")]
+    DatabaseNewer(String),
     /// The database cannot be used.
-    #[error("cannot use the database {path}: {source}", path = .path.display())]
+    #[error("cannot use the database {name}: {source}")]
     Database {
-        /// Its file.
-        path: PathBuf,
+        /// Its file, or its address.
+        name: String,
         /// Why.
         source: im_engine::Error,
     },
@@ -69,11 +69,11 @@ pub enum StartError {
 
 impl StartError {
     /// What the database said.
-    pub(crate) fn database(path: PathBuf, source: im_engine::Error) -> Self {
+    pub(crate) fn database(name: String, source: im_engine::Error) -> Self {
         match source.kind() {
-            ErrorKind::InUse => Self::DatabaseInUse(path),
-            ErrorKind::NewerVersion => Self::DatabaseNewer(path),
-            _ => Self::Database { path, source },
+            ErrorKind::InUse => Self::DatabaseInUse(name),
+            ErrorKind::NewerVersion => Self::DatabaseNewer(name),
+            _ => Self::Database { name, source },
         }
     }
 }

@@ -24,6 +24,7 @@
 //! key that this server is given as a [`TokenKey`].
 
 mod accept;
+mod backend;
 mod cli;
 mod config;
 mod data;
@@ -37,6 +38,7 @@ mod serve;
 mod settings;
 mod tokens;
 
+pub use backend::Store;
 pub use config::{Config, DevLogin};
 pub use error::StartError;
 pub use logs::{LogFormat, write_logs};

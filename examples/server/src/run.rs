@@ -54,7 +54,7 @@ async fn serve(config: crate::Config) -> Result<(), StartError> {
 /// To stdout, for people; whoever closed it does not want to know. Where machines read the log it stands there too.
 fn announce(server: &Server, format: LogFormat) {
     let info = server.chat().info();
-    let database = server.database().display();
+    let database = server.database();
     if format == LogFormat::Json {
         let (url, log, store) = (server.url(), info.log, info.store);
         tracing::info!(%url, %database, log, logged = %info.logged, store, stored = %info.stored, "serving");

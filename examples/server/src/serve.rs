@@ -2,19 +2,18 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use axum::{Router, http::StatusCode};
 use im_engine::Engine;
-use im_store_sqlite::Sqlite;
 use im_transport_ws::Transport;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_http::timeout::TimeoutLayer;
 
-use crate::{Config, StartError, Tokens, accept, data::Data, dev_login, health, pages};
+use crate::{Config, StartError, Store, Tokens, accept, backend::Backend, data::Data, dev_login, health, pages};
 
 /// How long a request may take, WebSockets apart.
 const REQUEST: Duration = Duration::from_secs(15);
@@ -25,10 +24,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Server {
     addr: SocketAddr,
-    database: PathBuf,
+    /// What the data are called.
+    database: String,
     chat: Engine,
     transport: Transport,
-    sqlite: Sqlite,
+    backend: Backend,
     /// A server that is dropped without a shutdown takes no more connections.
     stop: DropGuard,
     accepting: JoinHandle<()>,
@@ -46,10 +46,13 @@ impl Server {
             listener.local_addr().map_err(|source| StartError::Listen { addr: config.bind, source })?;
         let data = Data::open(&config.data)?;
         let (login, tokens) = signing(&config, addr, &data)?;
-        let database = data.database();
-        let (sqlite, chat) = open(&config, &database)
-            .await
-            .map_err(|source| StartError::database(database.clone(), source))?;
+        let file = data.database();
+        let database = match &config.store {
+            Store::Sqlite => file.display().to_string(),
+            store => store.to_string(),
+        };
+        let (backend, chat) =
+            open(&config, &file).await.map_err(|source| StartError::database(database.clone(), source))?;
         let transport = Transport::new(chat.clone(), tokens, config.transport);
         let stop = CancellationToken::new();
         let app = Router::new()
@@ -59,7 +62,7 @@ impl Server {
             .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST))
             .route("/im", transport.route());
         let accepting = tokio::spawn(accept::serve(listener, app, stop.clone()));
-        Ok(Self { addr, database, chat, transport, sqlite, stop: stop.drop_guard(), accepting })
+        Ok(Self { addr, database, chat, transport, backend, stop: stop.drop_guard(), accepting })
     }
 
     /// Where it listens.
@@ -79,9 +82,9 @@ impl Server {
         format!("http://{}", SocketAddr::new(ip, self.addr.port()))
     }
 
-    /// The database's file.
+    /// Where the data are: a file, or a database without its password.
     #[must_use]
-    pub fn database(&self) -> &Path {
+    pub fn database(&self) -> &str {
         &self.database
     }
 
@@ -97,7 +100,7 @@ impl Server {
         drop(self.stop);
         within("connections", self.transport.drain()).await;
         within("the engine", self.chat.shutdown()).await;
-        if let Err(error) = self.sqlite.close().await {
+        if let Err(error) = self.backend.close().await {
             tracing::warn!(%error, "the database was not closed in order; its next start mends that");
         }
         if let Err(error) = self.accepting.await {
@@ -123,9 +126,8 @@ fn signing(config: &Config, addr: SocketAddr, data: &Data) -> Result<(dev_login:
     Ok((login, tokens))
 }
 
-async fn open(config: &Config, database: &Path) -> im_engine::Result<(Sqlite, Engine)> {
-    let sqlite =
-        Sqlite::builder(database).restored(config.restored).expiry(config.inbox_expiry).open().await?;
-    let chat = Engine::builder(sqlite.clone()).config(config.engine.clone()).start().await?;
-    Ok((sqlite, chat))
+async fn open(config: &Config, file: &Path) -> im_engine::Result<(Backend, Engine)> {
+    let backend = Backend::open(config, file).await?;
+    let chat = Engine::builder(backend.parts()).config(config.engine.clone()).start().await?;
+    Ok((backend, chat))
 }

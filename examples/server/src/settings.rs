@@ -11,7 +11,7 @@ use im_engine::{ReadMarks, SessionSlot, WhenFull};
 use im_transport_ws::WsConfig;
 use serde::Deserialize;
 
-use crate::{Config, DevLogin, KeySource, LogFormat, TokenAlgorithm, TokenKey};
+use crate::{Config, DevLogin, KeySource, LogFormat, Store, TokenAlgorithm, TokenKey};
 
 /// One layer of settings; what it does not set is left to the next.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Deserialize)]
@@ -23,6 +23,10 @@ pub struct Settings {
     /// Folder of the database; made if it is not there [default: im-data]
     #[arg(long, env = "IM_DATA", value_name = "FOLDER")]
     pub data: Option<PathBuf>,
+    /// Where the data are: sqlite, a file in the data folder, or the URL of a Postgres database, which many servers may share
+    /// [default: sqlite]
+    #[arg(long, env = "IM_STORE", value_name = "WHERE", hide_env_values = true)]
+    pub store: Option<Store>,
     /// Who may sign in without a password [default: loopback]
     #[arg(long, env = "IM_DEV_LOGIN", value_name = "WHO")]
     pub dev_login: Option<DevLogin>,
@@ -115,6 +119,7 @@ impl Settings {
         Self {
             bind: self.bind.or(below.bind),
             data: self.data.or(below.data),
+            store: self.store.or(below.store),
             dev_login: self.dev_login.or(below.dev_login),
             hs256_key_files: self.hs256_key_files.or(below.hs256_key_files),
             eddsa_key_files: self.eddsa_key_files.or(below.eddsa_key_files),
@@ -146,6 +151,7 @@ impl From<Settings> for Config {
             token_keys: settings.token_keys(),
             bind: settings.bind.unwrap_or(default.bind),
             data: settings.data.unwrap_or(default.data),
+            store: settings.store.unwrap_or(default.store),
             restored: default.restored,
             dev_login: settings.dev_login.unwrap_or(default.dev_login),
             token_audience: settings.token_audience.or(default.token_audience),
