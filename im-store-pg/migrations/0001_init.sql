@@ -144,30 +144,33 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (projection, partition)
 ) WITH (fillfactor = 10);
 
--- The end of each user's inbox: place and nonce of its newest entry. Whoever delivers holds the row's lock until it has committed.
+-- The end of each user's inbox. Whoever delivers holds the row's lock until it has committed. A nonce is given anew by each delivery:
+-- a place and its nonce name an entry for ever, also after a lost tail was filled again.
 CREATE TABLE inbox_ends (
     user_id text COLLATE "C" PRIMARY KEY,
     place bigint NOT NULL,
-    nonce bigint NOT NULL
+    nonce bigint NOT NULL,
+    previous bigint NOT NULL,            -- the nonce before the last delivery
+    anchor bigint NOT NULL               -- the nonce of place 0, before every entry
 ) WITH (fillfactor = 50);
 
--- The sync inbox: who has which record at which place. Places of a user are dense: each entry names its predecessor. Tables by time
--- of delivery, dropped when they expire.
+-- The sync inbox: who has which record at which place. Places of a user are dense, so that each entry names its predecessor. Tables by
+-- time of delivery, dropped when they expire.
 CREATE TABLE inbox (
     delivered bigint NOT NULL,           -- the beginning of the span of time
     user_id text COLLATE "C" NOT NULL,
     place bigint NOT NULL,
     nonce bigint NOT NULL,
     record bigint NOT NULL,              -- inbox_records.id, of the same span
-    PRIMARY KEY (delivered, user_id, place)
+    PRIMARY KEY (user_id, place, delivered)
 ) PARTITION BY RANGE (delivered);
 
--- The records of the entries, once for each delivery, as im-core encodes them: the message's fields may be those of another store.
+-- The records of the entries, once for each delivery, as im-core encodes them: the messages may be those of another store.
 CREATE TABLE inbox_records (
     delivered bigint NOT NULL,
-    id bigint GENERATED ALWAYS AS IDENTITY,
+    id bigint NOT NULL,
     record bytea NOT NULL,
-    PRIMARY KEY (delivered, id)
+    PRIMARY KEY (id, delivered)
 ) PARTITION BY RANGE (delivered);
 
 -- Who does which work, and which sessions are alive: worth nothing after a crash, so not worth a write to the disk.
@@ -179,7 +182,8 @@ CREATE UNLOGGED TABLE leases (
 
 CREATE UNLOGGED TABLE nodes (
     node text COLLATE "C" PRIMARY KEY,
-    until bigint NOT NULL
+    until bigint NOT NULL,
+    life bigint NOT NULL                 -- another one after each silence of more than the TTL: the sessions of before are void
 );
 
 CREATE UNLOGGED TABLE sessions (
@@ -187,9 +191,12 @@ CREATE UNLOGGED TABLE sessions (
     session text COLLATE "C" NOT NULL,
     slot text COLLATE "C" NOT NULL,
     node text COLLATE "C" NOT NULL,
+    life bigint NOT NULL,
     device text NOT NULL,
     platform text NOT NULL,
+    displaced boolean NOT NULL,          -- kept until its node lets go of it
     number bigint GENERATED ALWAYS AS IDENTITY, -- the order of their coming
     PRIMARY KEY (user_id, session)
 );
 CREATE INDEX sessions_of_node ON sessions (node);
+CREATE INDEX sessions_of_slot ON sessions (user_id, slot);

@@ -13,11 +13,13 @@ use sqlx::{
 };
 
 use crate::{
-    PgBuilder, PgLog, PgStore,
+    PgBuilder, PgInbox, PgLog, PgNotifier, PgPresence, PgStore,
     config::Source,
+    ear::Ear,
     error::{BACKEND, failed, invalid},
     schema,
-    wake::Wake,
+    spans::Spans,
+    wake::{self, Wake},
 };
 
 const OPERATION: &str = "open";
@@ -42,10 +44,12 @@ pub(crate) struct Inner {
     /// Of the log.
     pub(crate) partitions: u16,
     pub(crate) expiry: Duration,
+    pub(crate) spans: Spans,
     pub(crate) presence_ttl: Duration,
     /// What the data in the schema are called.
     pub(crate) name: String,
     pub(crate) wake: Wake,
+    pub(crate) ear: Ear,
 }
 
 /// A text of SQL that is safe: made of this crate's own and of the quoted name of the schema.
@@ -108,18 +112,22 @@ impl PgBackend {
         let (name, partitions): (String, i16) =
             sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&pool).await.map_err(failed(OPERATION))?;
         let partitions = partitions.unsigned_abs();
+        let (ear, listening) = Ear::new();
         let inner = Inner {
             pool,
             schema,
             texts: RwLock::default(),
             partitions,
             expiry: config.expiry,
+            spans: Spans::new(config.expiry),
             presence_ttl: config.presence_ttl,
             name,
             wake: Wake::new(partitions),
+            ear,
         };
         let inner = Arc::new(inner);
-        inner.wake.listen(&inner);
+        let (weak, pool, log) = (Arc::downgrade(&inner), inner.pool.clone(), wake::channel(&inner.name));
+        tokio::spawn(listening.run(weak, pool, log));
         Ok(Self { inner })
     }
 
@@ -133,6 +141,24 @@ impl PgBackend {
     #[must_use]
     pub fn store(&self) -> PgStore {
         PgStore(self.inner.clone())
+    }
+
+    /// The inbox.
+    #[must_use]
+    pub fn inbox(&self) -> PgInbox {
+        PgInbox(self.inner.clone())
+    }
+
+    /// The presence.
+    #[must_use]
+    pub fn presence(&self) -> PgPresence {
+        PgPresence(self.inner.clone())
+    }
+
+    /// The notifier.
+    #[must_use]
+    pub fn notifier(&self) -> PgNotifier {
+        PgNotifier(self.inner.clone())
     }
 
     /// Closes the connections, also those of a pool that was the host's. Whatever is asked later is
@@ -159,7 +185,8 @@ async fn pool(config: &PgBuilder, options: &PgConnectOptions) -> Result<PgPool> 
         ("default_transaction_isolation", "read committed"),
     ]);
     PgPoolOptions::new()
-        .max_connections(config.connections)
+        // One more listens.
+        .max_connections(config.connections + 1)
         .acquire_timeout(ACQUIRE)
         .connect_with(options)
         .await
@@ -201,6 +228,11 @@ impl Inner {
         AssertSqlSafe(sql)
     }
 
+    /// The schema's name, quoted.
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+
     /// Which table of `messages` a conversation lies in, and which partition of the own log.
     pub(crate) fn part(&self, conversation: &ConversationId) -> i16 {
         Partition::of(conversation, self.partitions).0.cast_signed()
@@ -234,9 +266,9 @@ impl From<&PgBackend> for Parts {
         Self {
             log: Some(LogPart { log: log.clone(), leases: log }),
             store: Some(pg.store().into()),
-            inbox: None,
-            presence: None,
-            notifier: None,
+            inbox: Some(Arc::new(pg.inbox())),
+            presence: Some(Arc::new(pg.presence())),
+            notifier: Some(Arc::new(pg.notifier())),
         }
     }
 }

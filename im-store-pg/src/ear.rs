@@ -1,0 +1,251 @@
+//! What a node hears: one connection that listens for the words of other nodes, on all channels that this one needs.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use im_core::{Error, ErrorKind, Notice, Noticed, Result};
+use sqlx::{
+    PgPool,
+    postgres::{PgListener, PgNotification},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    connect::Inner,
+    error::{BACKEND, failed},
+    notices,
+};
+
+/// How many notices wait for a subscriber before it lags.
+const CAPACITY: usize = 1024;
+/// How often everybody looks without having heard anything: a word may be lost with its connection.
+const LOOK: Duration = Duration::from_millis(500);
+/// The pause after a lost connection.
+const PAUSE: Duration = Duration::from_millis(500);
+const OPERATION: &str = "notifier.subscribe";
+
+/// A subscriber of a channel.
+#[derive(Debug)]
+struct Subscriber {
+    sender: mpsc::Sender<Noticed>,
+    lagging: bool,
+}
+
+impl Subscriber {
+    fn notify(&mut self, notice: Notice) {
+        // The last place is kept for `Lagged`, so that it is there also when nothing ever follows.
+        if self.sender.capacity() > 1 {
+            self.lagging = false;
+            // A receiver that is gone misses nothing.
+            let _ = self.sender.try_send(Noticed::Notice(notice));
+        } else {
+            self.lag();
+        }
+    }
+
+    fn lag(&mut self) {
+        if !self.lagging {
+            self.lagging = self.sender.try_send(Noticed::Lagged).is_ok() || self.sender.capacity() == 0;
+        }
+    }
+}
+
+/// Who is told what is heard, by channel.
+#[derive(Debug, Default)]
+struct Subscribers(Mutex<HashMap<String, Vec<Subscriber>>>);
+
+impl Subscribers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Subscriber>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the subscribers of a channel; false where there is none.
+    fn tell(&self, channel: &str, mut tell: impl FnMut(&mut Subscriber)) -> bool {
+        let mut all = self.lock();
+        let Some(there) = all.get_mut(channel) else { return false };
+        there.retain(|subscriber| !subscriber.sender.is_closed());
+        there.iter_mut().for_each(&mut tell);
+        !there.is_empty()
+    }
+
+    fn lag_all(&self) {
+        self.lock().values_mut().flatten().for_each(Subscriber::lag);
+    }
+
+    fn channels(&self) -> Vec<String> {
+        let mut all = self.lock();
+        all.retain(|_, there| there.iter().any(|subscriber| !subscriber.sender.is_closed()));
+        all.keys().cloned().collect()
+    }
+
+    fn add(&self, channel: String, sender: mpsc::Sender<Noticed>) {
+        self.lock().entry(channel).or_default().push(Subscriber { sender, lagging: false });
+    }
+}
+
+/// A channel to listen on, and who is to be told.
+struct Wanted {
+    channel: String,
+    sender: mpsc::Sender<Noticed>,
+    done: oneshot::Sender<Result<()>>,
+}
+
+/// What a node hears.
+#[derive(Debug)]
+pub(crate) struct Ear {
+    subscribers: Arc<Subscribers>,
+    wanted: mpsc::Sender<Wanted>,
+}
+
+/// The way to the task that listens.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    subscribers: Arc<Subscribers>,
+    wanted: mpsc::Receiver<Wanted>,
+}
+
+impl Ear {
+    pub(crate) fn new() -> (Self, Listening) {
+        let (subscribers, (wanted, receiver)) = (Arc::<Subscribers>::default(), mpsc::channel(16));
+        (Self { subscribers: subscribers.clone(), wanted }, Listening { subscribers, wanted: receiver })
+    }
+
+    /// Tells a subscriber of this process; the notice comes back where there is none.
+    pub(crate) fn tell_here(&self, channel: &str, notice: Notice) -> Option<Notice> {
+        let mut notice = Some(notice);
+        let told = self.subscribers.tell(channel, |subscriber| {
+            // A second subscriber of one node would get a copy: there is none but in tests.
+            if let Some(notice) = notice.clone() {
+                subscriber.notify(notice);
+            }
+        });
+        if told {
+            notice = None;
+        }
+        notice
+    }
+
+    /// Subscribes to a channel; returns when it is listened on.
+    pub(crate) async fn subscribe(&self, channel: String) -> Result<mpsc::Receiver<Noticed>> {
+        let gone = || Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, "the database was closed");
+        let (sender, receiver) = mpsc::channel(CAPACITY + 1);
+        let (done, listened) = oneshot::channel();
+        self.wanted.send(Wanted { channel, sender, done }).await.map_err(|_| gone())?;
+        listened.await.map_err(|_| gone())??;
+        Ok(receiver)
+    }
+}
+
+impl Listening {
+    /// Listens until the last handle is gone.
+    pub(crate) async fn run(mut self, inner: Weak<Inner>, pool: PgPool, log: String) {
+        loop {
+            let ended = match connect(&pool, &log, &self.subscribers).await {
+                Ok(mut listener) => {
+                    // What was said meanwhile was not heard.
+                    self.subscribers.lag_all();
+                    self.hear(&inner, &mut listener, &log).await
+                }
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok(()) => return,
+                Err(_) if pool.is_closed() => return,
+                Err(error) => tracing::warn!(%error, "other nodes are not heard; again in {PAUSE:?}"),
+            }
+            if self.refuse_for_a_while().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whoever wants to subscribe while nothing can be heard is told so; none when the last handle is gone.
+    async fn refuse_for_a_while(&mut self) -> Option<()> {
+        let over = tokio::time::Instant::now() + PAUSE;
+        while let Ok(wanted) = tokio::time::timeout_at(over, self.wanted.recv()).await {
+            let message = "no connection can be had to listen on";
+            let error = Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, message);
+            let _ = wanted?.done.send(Err(error));
+        }
+        Some(())
+    }
+
+    /// Passes words on until the connection breaks, or the last handle is gone.
+    async fn hear(&mut self, inner: &Weak<Inner>, listener: &mut PgListener, log: &str) -> sqlx::Result<()> {
+        loop {
+            tokio::select! {
+                biased;
+                wanted = self.wanted.recv() => {
+                    let Some(wanted) = wanted else { return Ok(()) };
+                    self.listen(listener, wanted).await?;
+                }
+                heard = tokio::time::timeout(LOOK, listener.try_recv()) => {
+                    let heard = match heard {
+                        Err(_) => Heard::Nothing,
+                        Ok(heard) => heard?.map_or(Heard::Lost, Heard::Word),
+                    };
+                    self.pass_on(inner, heard, log);
+                }
+            }
+        }
+    }
+
+    async fn listen(&self, listener: &mut PgListener, wanted: Wanted) -> sqlx::Result<()> {
+        let Wanted { channel, sender, done } = wanted;
+        let is_known = self.subscribers.lock().contains_key(&channel);
+        let listened = if is_known { Ok(()) } else { listener.listen(&channel).await };
+        match listened {
+            Ok(()) => {
+                self.subscribers.add(channel, sender);
+                let _ = done.send(Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                let message = error.to_string();
+                let _ = done.send(Err(failed(OPERATION)(error)));
+                Err(sqlx::Error::Protocol(message))
+            }
+        }
+    }
+
+    fn pass_on(&self, inner: &Weak<Inner>, heard: Heard, log: &str) {
+        let wake = inner.upgrade();
+        match heard {
+            Heard::Word(word) if word.channel() == log => {
+                if let (Some(inner), Ok(partition)) = (wake, word.payload().parse()) {
+                    inner.wake.wake(partition);
+                }
+            }
+            Heard::Word(word) => {
+                let notice = notices::decode(word.payload());
+                self.subscribers.tell(word.channel(), |subscriber| match &notice {
+                    Some(notice) => subscriber.notify(notice.clone()),
+                    None => subscriber.lag(),
+                });
+            }
+            Heard::Nothing => wake.into_iter().for_each(|inner| inner.wake.wake_all()),
+            Heard::Lost => {
+                self.subscribers.lag_all();
+                wake.into_iter().for_each(|inner| inner.wake.wake_all());
+            }
+        }
+    }
+}
+
+enum Heard {
+    Word(PgNotification),
+    /// For a while.
+    Nothing,
+    /// The connection was another one until now.
+    Lost,
+}
+
+async fn connect(pool: &PgPool, log: &str, subscribers: &Subscribers) -> sqlx::Result<PgListener> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    let channels = subscribers.channels();
+    listener.listen_all(channels.iter().map(String::as_str).chain([log])).await?;
+    Ok(listener)
+}
