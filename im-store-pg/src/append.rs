@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, Mark, Ordinal, Partition, Position,
-    Result, SendKey, Seq, Timestamp,
+    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, Mark, Ordinal, Partition,
+    Position, Result, SendKey, Seq, Timestamp,
     numbering::{Head, Numbering},
 };
 use sqlx::{PgConnection, error::DatabaseError};

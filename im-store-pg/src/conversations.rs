@@ -177,7 +177,8 @@ impl ConversationStore for PgStore {
         max: usize,
     ) -> Result<Vec<Membership>> {
         let mut conn = self.0.pool.acquire().await.map_err(failed("conversations.list"))?;
-        memberships::list(&self.0, &mut conn, user, device.as_ref(), after.as_ref(), max.min(MOST_MEMBERS)).await
+        memberships::list(&self.0, &mut conn, user, device.as_ref(), after.as_ref(), max.min(MOST_MEMBERS))
+            .await
     }
 
     async fn large_groups(

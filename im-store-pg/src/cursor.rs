@@ -39,8 +39,20 @@ mod tests {
         let stand = Stand { place: 7, nonce: 0xabc };
         assert_eq!(stand.cursor().as_str(), "7-abc");
         assert_eq!(Stand::of(&stand.cursor()), Some(stand));
-        for bad in ["", "-", "7", "7-", "7-ABC", "07-abc", "-7-abc", "7--abc", "+7-abc", "7-0abc", "7-abc ", "99999999999999999999-a"]
-        {
+        for bad in [
+            "",
+            "-",
+            "7",
+            "7-",
+            "7-ABC",
+            "07-abc",
+            "-7-abc",
+            "7--abc",
+            "+7-abc",
+            "7-0abc",
+            "7-abc ",
+            "99999999999999999999-a",
+        ] {
             assert_eq!(Stand::of(&Cursor::new(bad)), None, "{bad:?}");
         }
         let longest = Stand { place: 9_999_999_999, nonce: (1 << NONCE_BITS) - 1 };

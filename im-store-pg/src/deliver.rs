@@ -142,9 +142,7 @@ fn records(delivery: &Delivery, fresh: i64) -> (Vec<i64>, Vec<Vec<u8>>) {
         wanted[*index as usize] = true;
     }
     let records = (0_u32..).zip(&delivery.records).zip(wanted).filter(|(_, wanted)| *wanted);
-    records
-        .map(|((index, record), _)| (id(fresh, index), codec::encode(&record.record).to_vec()))
-        .unzip()
+    records.map(|((index, record), _)| (id(fresh, index), codec::encode(&record.record).to_vec())).unzip()
 }
 
 fn answers(delivery: &Delivery, rows: &[PgRow], fresh: i64) -> Result<Vec<Result<Delivered>>> {

@@ -105,12 +105,17 @@ pub(crate) struct Ear {
 pub(crate) struct Listening {
     subscribers: Arc<Subscribers>,
     wanted: mpsc::Receiver<Wanted>,
+    /// No handle is left that could subscribe.
+    is_orphan: bool,
 }
 
 impl Ear {
     pub(crate) fn new() -> (Self, Listening) {
         let (subscribers, (wanted, receiver)) = (Arc::<Subscribers>::default(), mpsc::channel(16));
-        (Self { subscribers: subscribers.clone(), wanted }, Listening { subscribers, wanted: receiver })
+        (
+            Self { subscribers: subscribers.clone(), wanted },
+            Listening { subscribers, wanted: receiver, is_orphan: false },
+        )
     }
 
     /// Tells a subscriber of this process; the notice comes back where there is none.
@@ -140,7 +145,7 @@ impl Ear {
 }
 
 impl Listening {
-    /// Listens until the last handle is gone.
+    /// Listens until the last handle and the last receiver are gone.
     pub(crate) async fn run(mut self, inner: Weak<Inner>, pool: PgPool, log: String) {
         loop {
             let ended = match connect(&pool, &log, &self.subscribers).await {
@@ -156,32 +161,39 @@ impl Listening {
                 Err(_) if pool.is_closed() => return,
                 Err(error) => tracing::warn!(%error, "other nodes are not heard; again in {PAUSE:?}"),
             }
-            if self.refuse_for_a_while().await.is_none() {
+            self.refuse_for_a_while().await;
+            self.is_orphan = self.wanted.is_closed();
+            if self.is_over() {
                 return;
             }
         }
     }
 
-    /// Whoever wants to subscribe while nothing can be heard is told so; none when the last handle is gone.
-    async fn refuse_for_a_while(&mut self) -> Option<()> {
+    /// Whoever wants to subscribe while nothing can be heard is told so.
+    async fn refuse_for_a_while(&mut self) {
         let over = tokio::time::Instant::now() + PAUSE;
-        while let Ok(wanted) = tokio::time::timeout_at(over, self.wanted.recv()).await {
+        while let Ok(Some(wanted)) = tokio::time::timeout_at(over, self.wanted.recv()).await {
             let message = "no connection can be had to listen on";
             let error = Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, message);
-            let _ = wanted?.done.send(Err(error));
+            let _ = wanted.done.send(Err(error));
         }
-        Some(())
+        tokio::time::sleep_until(over).await;
     }
 
-    /// Passes words on until the connection breaks, or the last handle is gone.
+    /// Whether nobody listens any more, and nobody will.
+    fn is_over(&self) -> bool {
+        self.is_orphan && self.subscribers.channels().is_empty()
+    }
+
+    /// Passes words on until the connection breaks, or nobody listens any more.
     async fn hear(&mut self, inner: &Weak<Inner>, listener: &mut PgListener, log: &str) -> sqlx::Result<()> {
         loop {
             tokio::select! {
                 biased;
-                wanted = self.wanted.recv() => {
-                    let Some(wanted) = wanted else { return Ok(()) };
-                    self.listen(listener, wanted).await?;
-                }
+                wanted = self.wanted.recv(), if !self.is_orphan => match wanted {
+                    Some(wanted) => self.listen(inner, listener, log, wanted).await?,
+                    None => self.is_orphan = true,
+                },
                 heard = tokio::time::timeout(LOOK, listener.try_recv()) => {
                     let heard = match heard {
                         Err(_) => Heard::Nothing,
@@ -190,13 +202,35 @@ impl Listening {
                     self.pass_on(inner, heard, log);
                 }
             }
+            if self.is_over() {
+                return Ok(());
+            }
         }
     }
 
-    async fn listen(&self, listener: &mut PgListener, wanted: Wanted) -> sqlx::Result<()> {
+    async fn listen(
+        &self,
+        inner: &Weak<Inner>,
+        listener: &mut PgListener,
+        log: &str,
+        wanted: Wanted,
+    ) -> sqlx::Result<()> {
         let Wanted { channel, sender, done } = wanted;
         let is_known = self.subscribers.lock().contains_key(&channel);
-        let listened = if is_known { Ok(()) } else { listener.listen(&channel).await };
+        let listened = if is_known {
+            // What was said before this went out comes before its answer.
+            sqlx::query("SELECT 1").execute(&mut *listener).await.map(drop)
+        } else {
+            listener.listen(&channel).await
+        };
+        // And is not for the new subscriber.
+        while let Ok(Ok(heard)) = tokio::time::timeout(Duration::ZERO, listener.try_recv()).await {
+            let is_lost = heard.is_none();
+            self.pass_on(inner, heard.map_or(Heard::Lost, Heard::Word), log);
+            if is_lost {
+                break;
+            }
+        }
         match listened {
             Ok(()) => {
                 self.subscribers.add(channel, sender);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use im_core::{
-    Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, InboxInfo, Partition, Pull, Result, SyncInbox,
-    UserId, codec,
+    Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, InboxInfo, Partition, Pull, Result,
+    SyncInbox, UserId, codec,
 };
 
 use crate::{

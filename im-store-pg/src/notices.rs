@@ -111,9 +111,7 @@ pub(crate) fn decode(text: &str) -> Option<Notice> {
         Wire::Head(id, seq, ordinal) => Notice::Head(id, Mark { seq: Seq(seq), ordinal: Ordinal(ordinal) }),
         Wire::Kick(user, sessions) => Notice::Kick(user, sessions),
         Wire::Signals { r, u } => {
-            let record = |text: String| {
-                codec::decode(&BASE64_STANDARD.decode(text).ok()?).ok().map(Arc::new)
-            };
+            let record = |text: String| codec::decode(&BASE64_STANDARD.decode(text).ok()?).ok().map(Arc::new);
             let records = r.into_iter().map(record).collect::<Option<Arc<[_]>>>()?;
             let signal = |WireSignal(user, previous, records, cursors)| UserSignal {
                 user,
@@ -204,7 +202,13 @@ mod tests {
 
     #[test]
     fn what_is_no_notice_is_none() {
-        for text in ["", "{}", "{\"x\":1}", "{\"s\":{\"r\":[],\"u\":[[\"a\",null,[0],[\"c\"]]]}}", "{\"s\":{\"r\":[\"!\"],\"u\":[]}}"] {
+        for text in [
+            "",
+            "{}",
+            "{\"x\":1}",
+            "{\"s\":{\"r\":[],\"u\":[[\"a\",null,[0],[\"c\"]]]}}",
+            "{\"s\":{\"r\":[\"!\"],\"u\":[]}}",
+        ] {
             assert!(decode(text).is_none(), "{text}");
         }
     }

@@ -195,20 +195,10 @@ async fn beat(inner: Arc<Inner>, node: NodeId, held: Vec<Key>) -> Result<Vec<(Se
     Ok(gone)
 }
 
-async fn rows(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    node: &NodeId,
-    life: i64,
-) -> Result<HashMap<Key, Row>> {
-    let sql = inner
-        .sql("SELECT user_id, session, slot, life = $2, displaced FROM {im}.sessions WHERE node = $1");
-    let rows = sqlx::query(sql)
-        .bind(node.as_str())
-        .bind(life)
-        .fetch_all(conn)
-        .await
-        .map_err(failed(BEAT))?;
+async fn rows(inner: &Inner, conn: &mut PgConnection, node: &NodeId, life: i64) -> Result<HashMap<Key, Row>> {
+    let sql =
+        inner.sql("SELECT user_id, session, slot, life = $2, displaced FROM {im}.sessions WHERE node = $1");
+    let rows = sqlx::query(sql).bind(node.as_str()).bind(life).fetch_all(conn).await.map_err(failed(BEAT))?;
     let read = |columns: Columns<'_>| {
         let key = (columns.parse(0, UserId::new)?, columns.parse(1, SessionId::new)?);
         let (slot, is_own, displaced) = (columns.get(2)?, columns.get(3)?, columns.get(4)?);

@@ -141,10 +141,8 @@ async fn make_one(
 ) -> sqlx::Result<()> {
     let schema = inner.schema();
     let name = format!("{schema}.{parent}_{from}");
-    let is_there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(&name)
-        .fetch_one(&mut *conn)
-        .await?;
+    let is_there: bool =
+        sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&name).fetch_one(&mut *conn).await?;
     if is_there {
         return Ok(());
     }
@@ -160,7 +158,10 @@ async fn drop_tables(inner: &Inner, span: i64) -> sqlx::Result<()> {
     let schema = inner.schema();
     let mut transaction = inner.pool.begin().await?;
     lock(inner, &mut transaction).await?;
-    sqlx::query("SELECT set_config('lock_timeout', $1, true)").bind(DROP_WAIT).execute(&mut *transaction).await?;
+    sqlx::query("SELECT set_config('lock_timeout', $1, true)")
+        .bind(DROP_WAIT)
+        .execute(&mut *transaction)
+        .await?;
     let sql = format!("DROP TABLE IF EXISTS {schema}.inbox_{span}, {schema}.inbox_records_{span}");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
     transaction.commit().await

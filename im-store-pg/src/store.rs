@@ -96,7 +96,8 @@ impl PgStore {
 impl MessageStore for PgStore {
     async fn info(&self) -> Result<StoreInfo> {
         let operation = "store.info";
-        let sql = self.0.sql(concat!("SELECT ", incarnation!(), ", (SELECT min(epoch) FROM {im}.store_epochs)"));
+        let sql =
+            self.0.sql(concat!("SELECT ", incarnation!(), ", (SELECT min(epoch) FROM {im}.store_epochs)"));
         let row = sqlx::query(sql).fetch_one(&self.0.pool).await.map_err(failed(operation))?;
         let columns = Columns::new(&row, 0, operation);
         let incarnation = Incarnation::new(columns.text(0)?);

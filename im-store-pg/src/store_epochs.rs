@@ -79,5 +79,6 @@ async fn newest(
     let sql = inner.sql("SELECT epoch, incarnation FROM {im}.store_epochs ORDER BY epoch DESC LIMIT 1");
     let row: Option<(i64, String)> =
         sqlx::query_as(sql).fetch_optional(conn).await.map_err(failed(operation))?;
-    row.map(|(number, incarnation)| Ok((epoch(number, operation)?, Incarnation::new(incarnation)))).transpose()
+    row.map(|(number, incarnation)| Ok((epoch(number, operation)?, Incarnation::new(incarnation))))
+        .transpose()
 }

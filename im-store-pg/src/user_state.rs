@@ -173,8 +173,7 @@ async fn write(inner: &Inner, conn: &mut PgConnection, moves: &Moves<'_>) -> sql
         .execute(&mut *conn)
         .await?;
     let changes = moves.changes.iter();
-    let changes: Vec<_> =
-        changes.map(|((user, id), version)| (user.clone(), id.clone(), *version)).collect();
+    let changes: Vec<_> = changes.map(|((user, id), version)| (user.clone(), id.clone(), *version)).collect();
     versions::set(inner, conn, &changes).await
 }
 
@@ -195,9 +194,7 @@ async fn set(
     let Some(Membership { settings: before, .. }) = there else { return Ok(None) };
     let after = changed(&inner, &mut transaction, &conversation, &before, &change).await?;
     if after != before {
-        write_settings(&inner, &mut transaction, &user, &conversation, &after)
-            .await
-            .map_err(failed(SET))?;
+        write_settings(&inner, &mut transaction, &user, &conversation, &after).await.map_err(failed(SET))?;
     }
     let number = versions::numbers(&inner, &mut transaction, &[user], SET).await?.pop().unwrap_or(0);
     transaction.commit().await.map_err(failed(SET))?;

@@ -108,7 +108,10 @@ mod tests {
 
     #[test]
     fn a_password_is_not_shown() {
-        for url in ["postgres://im:secret@db:5432/chat?sslmode=require&password=secret", "postgresql://im:s@cret@db/chat"] {
+        for url in [
+            "postgres://im:secret@db:5432/chat?sslmode=require&password=secret",
+            "postgresql://im:s@cret@db/chat",
+        ] {
             let shown = format!("{:?}", url.parse::<Store>().unwrap());
             assert!(!shown.contains("cret") && shown.contains("im@db"), "{shown}");
         }

@@ -13,7 +13,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_http::timeout::TimeoutLayer;
 
-use crate::{Config, StartError, Store, Tokens, accept, backend::Backend, data::Data, dev_login, health, pages};
+use crate::{
+    Config, StartError, Store, Tokens, accept, backend::Backend, data::Data, dev_login, health, pages,
+};
 
 /// How long a request may take, WebSockets apart.
 const REQUEST: Duration = Duration::from_secs(15);
