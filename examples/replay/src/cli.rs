@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
+use im_server::Store;
 
 /// Plays a chat log through real WebSocket clients and checks what every one of them saw.
 ///
@@ -18,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) days: Option<u16>,
     /// A running server with development login, such as http://127.0.0.1:8080 [default: one of its own, on new data]
-    #[arg(long, value_name = "URL", conflicts_with_all = ["kill_server", "threshold"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["kill_server", "threshold", "store", "nodes"])]
     pub(crate) server: Option<String>,
     /// Cut connections at random
     #[arg(long)]
@@ -26,6 +27,12 @@ pub(crate) struct Args {
     /// End its server with kill -9 this many times, at random moments, and start it again on the same data
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) kill_server: u16,
+    /// Where its own servers keep their data: sqlite, or the URL of a Postgres database [default: sqlite]
+    #[arg(long, value_name = "WHERE", conflicts_with = "server")]
+    pub(crate) store: Option<Store>,
+    /// How many servers of its own share the data; each connection goes to any of them. More than one needs a Postgres database
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16), conflicts_with = "server")]
+    pub(crate) nodes: u16,
     /// From how many members on a group is large, for its own server [default: the server's]
     #[arg(long, value_name = "MEMBERS")]
     pub(crate) threshold: Option<usize>,

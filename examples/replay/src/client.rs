@@ -137,7 +137,7 @@ impl Client {
         if let Some(token) = &self.token {
             return Ok(token.clone());
         }
-        match token(&self.run.host, &self.name).await {
+        match token(self.run.host(), &self.name).await {
             Ok(token) => Ok(self.token.insert(token).clone()),
             Err(NoToken::Away) => Err(Over::Lost),
             Err(NoToken::Refused(why)) => Err(Over::Wrong(format!("no token: {why}"))),

@@ -17,7 +17,7 @@ use crate::{
     error::ReplayError,
     report::{Figures, words},
     run::Run,
-    server::OwnServer,
+    server::OwnServers,
     stage::{Stage, clients},
 };
 
@@ -37,15 +37,15 @@ pub(crate) async fn play(args: &Args) -> Result<Figures, ReplayError> {
     let log = ChatLog::read(file, args.days.map_or(usize::MAX, usize::from))?;
     let mut own = match &args.server {
         Some(_) => None,
-        None => Some(OwnServer::start(args.threshold).await?),
+        None => Some(OwnServers::start(args).await?),
     };
-    let host = match (&own, &args.server) {
-        (Some(own), _) => own.host(),
-        (None, url) => host(url.as_deref().unwrap_or_default())?,
+    let hosts = match (&own, &args.server) {
+        (Some(own), _) => own.hosts(),
+        (None, url) => vec![host(url.as_deref().unwrap_or_default())?],
     };
     let began = Instant::now();
     let total = log.messages();
-    let run = Arc::new(Run::new(host, &log, args.reconnect));
+    let run = Arc::new(Run::new(hosts, &log, args.reconnect));
     let finished = watched(&run, perform(&run, log, own.as_mut(), kills(args.kill_server, total))).await;
     if let Some(own) = own {
         own.stop().await?;
@@ -79,7 +79,7 @@ fn kills(count: u16, total: u64) -> Vec<u64> {
 async fn perform(
     run: &Arc<Run>,
     log: ChatLog,
-    own: Option<&mut OwnServer>,
+    own: Option<&mut OwnServers>,
     kills: Vec<u64>,
 ) -> Result<(), ReplayError> {
     let (mut stage, new) = Stage::new(run.clone(), log);
@@ -113,10 +113,10 @@ async fn perform(
 /// Kills and restarts the server; what is left of it when everything was played follows quickly.
 async fn kill<'s>(
     run: &Run,
-    own: Option<&'s mut OwnServer>,
+    own: Option<&'s mut OwnServers>,
     kills: Vec<u64>,
     played: &AtomicBool,
-) -> Result<Option<&'s mut OwnServer>, ReplayError> {
+) -> Result<Option<&'s mut OwnServers>, ReplayError> {
     let Some(server) = own else { return Ok(None) };
     let mut dice = StdRng::seed_from_u64(rand::random());
     let mut looks = interval(Duration::from_millis(5));
@@ -126,11 +126,11 @@ async fn kill<'s>(
             looks.tick().await;
         }
         sleep(Duration::from_millis(dice.random_range(UP_MS))).await;
-        server.kill().await?;
+        let which = server.kill().await?;
         run.count_kill();
         run.progress();
         sleep(Duration::from_millis(dice.random_range(AWAY_MS))).await;
-        server.restart().await?;
+        server.restart(which).await?;
     }
     Ok(Some(server))
 }

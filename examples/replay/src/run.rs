@@ -10,6 +10,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rand::seq::IndexedRandom;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::{chatlog::ChatLog, history::History, report::Happened};
@@ -20,8 +21,8 @@ const UNDER_WAY: usize = 64;
 /// What all clients of a replay share.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// `host:port` of the server.
-    pub(crate) host: String,
+    /// `host:port` of each server.
+    hosts: Vec<String>,
     /// Differs from that of any other replay.
     pub(crate) id: String,
     /// Whether clients cut their connections.
@@ -75,7 +76,7 @@ impl DayState {
 
 impl Run {
     /// A replay of this log that begins now.
-    pub(crate) fn new(host: String, log: &ChatLog, cuts: bool) -> Self {
+    pub(crate) fn new(hosts: Vec<String>, log: &ChatLog, cuts: bool) -> Self {
         let id = uuid::Uuid::new_v4().simple().to_string()[..8].to_owned();
         let day = |day: &crate::chatlog::Day| DayState {
             conversation: format!("replay-{id}-{}", day.name),
@@ -87,7 +88,7 @@ impl Run {
         let days: Vec<_> = log.days.iter().map(day).collect();
         let conversations = || days.iter().map(|day| day.conversation.clone());
         Self {
-            host,
+            hosts,
             cuts,
             by_conversation: conversations().zip(0..).collect(),
             room: Semaphore::new(UNDER_WAY),
@@ -101,6 +102,11 @@ impl Run {
             days,
             id,
         }
+    }
+
+    /// A server, any of them.
+    pub(crate) fn host(&self) -> &str {
+        self.hosts.choose(&mut rand::rng()).map_or("", String::as_str)
     }
 
     /// The day that is played in a conversation; none: it is not of this replay.

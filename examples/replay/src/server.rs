@@ -1,4 +1,4 @@
-//! A server of its own: this program again, with a hidden flag, so that it can be killed.
+//! Servers of its own: this program again, with a hidden flag, so that they can be killed.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use im_server::{Config, Server, StartError};
+use im_server::{Config, Server, StartError, Store};
 use rand::RngExt;
 use tempfile::TempDir;
 use tokio::{
@@ -29,6 +29,8 @@ const START: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How many frames a client may send in a second.
 const RATE: f32 = 1e6;
+/// Tells the child of its database.
+const STORE: &str = "REPLAY_STORE";
 /// What the child says once it serves.
 const SERVING: &str = "serving";
 /// What it says if the port is taken.
@@ -39,6 +41,9 @@ pub(crate) async fn serve(data: &Path, args: &Args) -> Result<(), ReplayError> {
     let mut config =
         Config { bind: args.bind, data: data.to_owned(), log: "warn".to_owned(), ..Config::default() };
     config.engine.heartbeat = HEARTBEAT;
+    if let Ok(url) = std::env::var(STORE) {
+        config.store = Store::Postgres(url);
+    }
     if let Some(threshold) = args.threshold {
         config.engine.read_diffusion_threshold = threshold;
     }
@@ -62,13 +67,25 @@ async fn say(word: &str) -> Result<(), ReplayError> {
     Ok(out.flush().await?)
 }
 
-/// A server in a process of its own, on a folder of its own; both end with this value.
+/// Servers in processes of their own, on a folder of their own; all end with this value.
 #[derive(Debug)]
-pub(crate) struct OwnServer {
-    process: Process,
+pub(crate) struct OwnServers {
+    nodes: Vec<Node>,
     folder: TempDir,
+    settings: Settings,
+}
+
+/// What they are started with.
+#[derive(Debug)]
+struct Settings {
     threshold: Option<usize>,
+    store: Option<Store>,
+}
+
+#[derive(Debug)]
+struct Node {
     addr: SocketAddr,
+    process: Process,
 }
 
 #[derive(Debug)]
@@ -78,59 +95,78 @@ struct Process {
     _stdin: ChildStdin,
 }
 
-impl OwnServer {
-    /// Starts it on new data.
-    pub(crate) async fn start(threshold: Option<usize>) -> Result<Self, ReplayError> {
-        let folder = TempDir::with_prefix("replay-")?;
+impl OwnServers {
+    /// Starts them on new data.
+    pub(crate) async fn start(args: &Args) -> Result<Self, ReplayError> {
+        let settings = Settings { threshold: args.threshold, store: args.store.clone() };
+        let mut servers = Self { nodes: Vec::new(), folder: TempDir::with_prefix("replay-")?, settings };
+        // One after the other: the first makes the key with which all of them sign.
+        for _ in 0..args.nodes {
+            let node = servers.node().await?;
+            servers.nodes.push(node);
+        }
+        Ok(servers)
+    }
+
+    async fn node(&self) -> Result<Node, ReplayError> {
         for _ in 0..TRIES {
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, rand::rng().random_range(PORTS)));
-            if let Some(process) = spawn(folder.path(), addr, threshold).await? {
-                return Ok(Self { process, folder, threshold, addr });
+            if let Some(process) = spawn(self.folder.path(), addr, &self.settings).await? {
+                return Ok(Node { addr, process });
             }
         }
         Err(ReplayError::Server(format!("{TRIES} ports of {PORTS:?} are taken")))
     }
 
-    /// `host:port`.
-    pub(crate) fn host(&self) -> String {
-        self.addr.to_string()
+    /// `host:port` of each.
+    pub(crate) fn hosts(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.addr.to_string()).collect()
     }
 
-    /// Whether it runs.
+    /// Whether they run.
     pub(crate) fn check(&mut self) -> Result<(), ReplayError> {
-        let ended = self.process.child.try_wait()?;
-        ended.map_or(Ok(()), |status| Err(ReplayError::Server(format!("ended by itself: {status}"))))
+        for node in &mut self.nodes {
+            if let Some(status) = node.process.child.try_wait()? {
+                return Err(ReplayError::Server(format!("ended by itself: {status}")));
+            }
+        }
+        Ok(())
     }
 
-    /// kill -9.
-    pub(crate) async fn kill(&mut self) -> Result<(), ReplayError> {
+    /// kill -9 of any one of them; which.
+    pub(crate) async fn kill(&mut self) -> Result<usize, ReplayError> {
         self.check()?;
-        Ok(self.process.child.kill().await?)
+        let which = rand::rng().random_range(0..self.nodes.len());
+        self.nodes[which].process.child.kill().await?;
+        Ok(which)
     }
 
-    /// Ends it; its folder goes, too.
+    /// Ends them; their folder goes, too.
     pub(crate) async fn stop(mut self) -> Result<(), ReplayError> {
-        self.process.child.kill().await?;
+        for node in &mut self.nodes {
+            node.process.child.kill().await?;
+        }
         Ok(self.folder.close()?)
     }
 
-    /// Starts it again on the same data and port.
-    pub(crate) async fn restart(&mut self) -> Result<(), ReplayError> {
-        let process = spawn(self.folder.path(), self.addr, self.threshold).await?;
-        self.process = process.ok_or_else(|| ReplayError::Server("its port was taken meanwhile".into()))?;
+    /// Starts one again on the same data and port.
+    pub(crate) async fn restart(&mut self, which: usize) -> Result<(), ReplayError> {
+        let process = spawn(self.folder.path(), self.nodes[which].addr, &self.settings).await?;
+        self.nodes[which].process =
+            process.ok_or_else(|| ReplayError::Server("its port was taken meanwhile".into()))?;
         Ok(())
     }
 }
 
 /// None: the port is taken.
-async fn spawn(
-    folder: &Path,
-    addr: SocketAddr,
-    threshold: Option<usize>,
-) -> Result<Option<Process>, ReplayError> {
+async fn spawn(folder: &Path, addr: SocketAddr, settings: &Settings) -> Result<Option<Process>, ReplayError> {
     let mut command = Command::new(own_program()?);
     command.arg("--serve").arg(folder).args(["--bind", &addr.to_string()]);
-    command.args(threshold.map(|threshold| format!("--threshold={threshold}")));
+    command.args(settings.threshold.map(|threshold| format!("--threshold={threshold}")));
+    if let Some(Store::Postgres(url)) = &settings.store {
+        // Not an argument, which others on the machine could see.
+        command.env(STORE, url);
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {

@@ -89,7 +89,7 @@ enum Sorted {
 impl<'c> Session<'c> {
     /// Connects and says hello.
     pub(crate) async fn open(client: &'c mut Client, token: String) -> Step<Self> {
-        let link = Link::open(&client.run.host).await?;
+        let link = Link::open(client.run.host()).await?;
         let cut_in = client.run.cuts.then(|| client.dice.random_range(CUT_FRAMES));
         let mut session = Self {
             client,

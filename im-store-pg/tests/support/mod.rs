@@ -54,6 +54,22 @@ impl Schema {
             .presence_ttl(TTL)
     }
 
+    /// The same, whose connections the server knows by a name.
+    pub(crate) fn builder_named(&self, name: &str) -> PgBuilder {
+        let url = server();
+        let joint = if url.contains('?') { '&' } else { '?' };
+        PgBackend::builder(&format!("{url}{joint}application_name={name}"))
+            .unwrap()
+            .schema(&self.name)
+            .connections(4)
+            .expiry(EXPIRY)
+            .presence_ttl(TTL)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// One more node, with connections of its own.
     pub(crate) async fn open(&self) -> PgBackend {
         self.builder().open().await.unwrap()
