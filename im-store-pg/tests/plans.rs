@@ -1,0 +1,265 @@
+//! What the server does for each query on tables that are filled: no table is read through, no timeline sorted.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod support;
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use im_core::{
+    Append, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationId, ConversationStore, Delivery,
+    Direction, Epoch, HistoryQuery, Lineage, LogRead, LogRecord, MessageLog, MessageStore, NewConversation,
+    Partition, Position, ReadMark, Recipient, RecordKind, SendKey, Seq, SettingsChange, SyncInbox, UserId,
+    UserState,
+};
+use im_store_pg::PgBackend;
+use serde_json::Value;
+use support::Schema;
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+const USERS: usize = 200;
+const LENGTH: usize = 200;
+/// More rows than any page has.
+const MANY: f64 = 2000.0;
+
+/// Collects the plans that the server tells of as notices.
+#[derive(Clone, Default)]
+struct Plans(Arc<Mutex<Vec<Value>>>);
+
+impl Visit for &Plans {
+    fn record_str(&mut self, _: &Field, text: &str) {
+        if let Some((_, plan)) = text.split_once("plan:") {
+            self.0.lock().unwrap().extend(serde_json::from_str::<Value>(plan));
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let text = format!("{value:?}");
+        self.record_str(field, &text);
+    }
+}
+
+impl Subscriber for Plans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::postgres::notice"
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut &*self);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// What is wrong in a plan.
+fn faults(node: &Value, faults: &mut Vec<String>) {
+    let text = |name: &str| node[name].as_str().unwrap_or_default();
+    let relation = text("Relation Name");
+    let filled = [
+        "messages_",
+        "inbox",
+        "conversations",
+        "group_members",
+        "read_marks",
+        "user_states",
+        "state_changes",
+    ];
+    if text("Node Type") == "Seq Scan" && filled.iter().any(|name| relation.starts_with(name)) {
+        // Tables of spans to come are empty.
+        if node["Actual Rows"].as_f64().unwrap_or_default() > 0.0
+            || node["Rows Removed by Filter"].as_f64().unwrap_or_default() > 0.0
+        {
+            faults.push(format!("{relation} is read through"));
+        }
+    }
+    if text("Node Type").contains("Sort") && node["Actual Rows"].as_f64().unwrap_or_default() > MANY {
+        faults.push(format!("{} rows are sorted", node["Actual Rows"]));
+    }
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        self::faults(child, faults);
+    }
+}
+
+fn user(n: usize) -> UserId {
+    UserId::new(format!("user-{n:04}")).unwrap()
+}
+
+fn single(n: usize) -> ConversationId {
+    ConversationId::single(&user(n), &user((n + 1) % USERS)).unwrap()
+}
+
+fn append(n: usize, at: usize) -> Append {
+    Append {
+        conversation: single(n),
+        sender: user(n),
+        device: None,
+        send_to: Some(user((n + 1) % USERS)),
+        client_msg_id: ClientMsgId::new(format!("m{at}")).unwrap(),
+        kind: RecordKind::Message,
+        content_type: ContentType::Text,
+        content: "x".repeat(100).into(),
+        hash: ContentHash(1),
+        floor: None,
+    }
+}
+
+async fn everything(pg: &PgBackend, partition: Partition) -> Vec<LogRecord> {
+    let (mut all, mut after) = (Vec::new(), Position::START);
+    loop {
+        match pg.log().read(partition, after, 1000, Duration::ZERO).await.unwrap() {
+            LogRead::Records(records) if records.is_empty() => return all,
+            LogRead::Records(records) => {
+                after = records.last().unwrap().position;
+                all.extend(records);
+            }
+            LogRead::Trimmed(_) => panic!("trimmed"),
+        }
+    }
+}
+
+async fn fill(pg: &PgBackend) -> Delivery {
+    let info = pg.log().info().await.unwrap();
+    pg.log().open_epoch(Epoch(1), &info.incarnation).await.unwrap();
+    let new: Vec<_> = (0..USERS).map(|n| NewConversation::Single(user(n), user((n + 1) % USERS))).collect();
+    pg.store().create(&new).await.unwrap();
+    for partition in Partition::all(info.partitions) {
+        for at in (0..LENGTH).step_by(10) {
+            let of = |n: usize| (at..at + 10).map(move |at| append(n, at));
+            let batch: Vec<_> = (0..USERS)
+                .filter(|n| Partition::of(&single(*n), info.partitions) == partition)
+                .flat_map(of)
+                .collect();
+            pg.log().append(partition, Epoch(1), &batch).await.unwrap();
+        }
+    }
+    let records = everything(pg, Partition(0)).await;
+    let lineage = Lineage {
+        log: info.incarnation.clone(),
+        store: info.incarnation.clone(),
+        inbox: info.incarnation.clone(),
+    };
+    let position = records.last().unwrap().position;
+    let mut last = None;
+    for some in records.chunks(100).take(10) {
+        let all: Arc<[u32]> = (0..some.len() as u32).collect();
+        let recipients = (0..USERS).map(|n| Recipient { user: user(n), records: all.clone() }).collect();
+        let checkpoint = Checkpoint { position, rewind: position, lineage: lineage.clone() };
+        let delivery = Delivery {
+            partition: Partition(0),
+            inbox: info.incarnation.clone(),
+            records: some.to_vec(),
+            recipients,
+            checkpoint: Some(checkpoint),
+        };
+        pg.inbox().deliver(&delivery).await.unwrap();
+        last = Some(delivery);
+    }
+    last.unwrap()
+}
+
+/// Rows of others, so that no table is small enough to be read through rightly.
+async fn fill_elsewhere(beside: &sqlx::PgPool, schema: &Schema) {
+    let schema = format!("\"{}\"", schema.name().replace('"', "\"\""));
+    let sql = format!(
+        "SET search_path TO {schema}; \
+         INSERT INTO conversations (id, type, created_at, updated_at) SELECT 'elsewhere' || n, 'GROUP', 1, 1 \
+         FROM generate_series(1, 20000) n; \
+         INSERT INTO group_members (conversation_id, main_user, joined, joined_ordinal, role, created_at) \
+         SELECT 'elsewhere' || n, 'somebody' || n % 1000, 1, 0, 'member', 1 FROM generate_series(1, 20000) n; \
+         INSERT INTO read_marks SELECT 'elsewhere' || n, 'somebody' || n % 1000, '', 1, 1 FROM generate_series(1, 20000) n; \
+         INSERT INTO user_states SELECT 'somebody' || n, 1 FROM generate_series(1, 20000) n; \
+         INSERT INTO state_changes SELECT 'somebody' || n, 'elsewhere', 1 FROM generate_series(1, 20000) n; \
+         INSERT INTO inbox_ends SELECT 'somebody' || n, 1, 1, 1, 1 FROM generate_series(1, 20000) n; \
+         ANALYZE conversations, group_members, read_marks, user_states, state_changes, inbox_ends, inbox, inbox_records, messages; \
+         RESET search_path"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(beside).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
+    let schema = Schema::fresh();
+    let filling = schema.builder().expiry(Duration::from_secs(3600)).open().await.unwrap();
+    let delivery = fill(&filling).await;
+    let beside = sqlx::PgPool::connect(&support::server()).await.unwrap();
+    fill_elsewhere(&beside, &schema).await;
+    let plans = Plans::default();
+    let _guard = tracing::subscriber::set_default(plans.clone());
+    let url = format!(
+        "{}?options=-c%20session_preload_libraries=auto_explain%20-c%20auto_explain.log_min_duration=0%20\
+         -c%20auto_explain.log_analyze=on%20-c%20auto_explain.log_level=notice%20-c%20auto_explain.log_format=json%20\
+         -c%20client_min_messages=notice",
+        support::server()
+    );
+    let pg = PgBackend::builder(&url)
+        .unwrap()
+        .schema(schema.name())
+        .expiry(Duration::from_secs(3600))
+        .open()
+        .await
+        .unwrap();
+    let (alice, id) = (user(7), single(7));
+    let (log, store, inbox) = (pg.log(), pg.store(), pg.inbox());
+    let partition = Partition::of(&id, 4);
+    log.append(partition, Epoch(1), &[append(7, 9000)]).await.unwrap();
+    log.append(partition, Epoch(1), &[append(7, 9000)]).await.unwrap();
+    log.read(partition, Position::START, 100, Duration::ZERO).await.unwrap();
+    log.read(partition, Position { epoch: Epoch(1), offset: 300 }, 100, Duration::ZERO).await.unwrap();
+    let key = SendKey {
+        conversation: id.clone(),
+        sender: alice.clone(),
+        client_msg_id: ClientMsgId::new("m5").unwrap(),
+    };
+    assert!(log.find(&[key]).await.unwrap()[0].is_some());
+    for direction in [Direction::Forward, Direction::Backward] {
+        let query =
+            HistoryQuery { conversation: id.clone(), from: Seq(20), to: Some(Seq(300)), direction, max: 50 };
+        store.history(&query).await.unwrap();
+    }
+    MessageStore::get(&store, &[(id.clone(), Seq(5)), (single(9), Seq(6))]).await.unwrap();
+    store.last(&[id.clone(), single(9)]).await.unwrap();
+    store.above(partition, Position { epoch: Epoch(1), offset: 500 }, 50).await.unwrap();
+    store.list(&alice, &None, &None, 50).await.unwrap();
+    store.memberships(&[(id.clone(), alice.clone())], &None).await.unwrap();
+    store.members(&id, Seq(5), &None, 50).await.unwrap();
+    store.count_members(&id).await.unwrap();
+    store.large_groups(&alice, &None, 50).await.unwrap();
+    let mark = ReadMark { user: user(8), device: None, conversation: id.clone(), seq: Seq(50) };
+    store.mark_read(&[mark]).await.unwrap();
+    let change = SettingsChange { undisturbed: Some(true), ..SettingsChange::default() };
+    let version = store.set(&alice, &id, &change).await.unwrap();
+    store.state(&alice, &None, &version, 50).await.unwrap();
+    store.versions(&[alice.clone()]).await.unwrap();
+    let delivered = inbox.deliver(&delivery).await.unwrap().remove(0).unwrap();
+    inbox.pull(&user(0), &delivered.previous.unwrap(), 50).await.unwrap();
+    inbox.ends(&[alice.clone()]).await.unwrap();
+    let plans = plans.0.lock().unwrap();
+    assert!(plans.len() > 30, "{} plans were told of", plans.len());
+    let wrong: Vec<_> = plans
+        .iter()
+        .filter_map(|plan| {
+            let mut found = Vec::new();
+            faults(&plan["Plan"], &mut found);
+            (!found.is_empty()).then(|| format!("{found:?}: {}", plan["Query Text"]))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
