@@ -73,9 +73,18 @@ CREATE TABLE conversations (
     last_message_id bigint NOT NULL DEFAULT 0,
     last_ordinal bigint NOT NULL DEFAULT 0,
     last_epoch bigint NOT NULL DEFAULT 0, -- of the own log; 0 where the last record is of another one
-    large_since bigint,                  -- the record that switched it to read diffusion
-    applied bigint NOT NULL DEFAULT 0,   -- the last change applied to its members
-    applied_ordinal bigint NOT NULL DEFAULT 0
+    large_since bigint                   -- the record that switched it to read diffusion
+) WITH (fillfactor = 50);
+
+-- The large groups, few as they are.
+CREATE INDEX conversations_large ON conversations (id) WHERE large_since IS NOT NULL;
+
+-- The place of the last change applied to each conversation's members. Whoever applies holds the row's lock until it has committed:
+-- a row of its own, or else appends to the conversation would wait for that.
+CREATE TABLE applied (
+    conversation_id text COLLATE "C" PRIMARY KEY,
+    sequence_id bigint NOT NULL,
+    ordinal bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 -- The intervals in which a user is a member, of SINGLE conversations too. Role and settings are the same in all of a user's rows of

@@ -1,12 +1,11 @@
 //! Conversations and their members.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use im_core::{
     Conversation, ConversationChange, ConversationId, ConversationKind, ConversationStore, DeviceId,
-    GroupInfo, Incarnation, Mark, Member, Membership, NewConversation, Ordinal, Result, Seq, Timestamp,
-    UserId,
+    GroupInfo, Incarnation, Mark, Member, Membership, NewConversation, Result, Role, Seq, Timestamp, UserId,
 };
 use sqlx::PgConnection;
 
@@ -15,7 +14,7 @@ use crate::{
     connect::{Inner, detached, now},
     error::{failed, invalid},
     members,
-    memberships::{self, conversation_columns},
+    memberships::{self, conversation_columns, kind_name},
     messages::index,
     rows::{Columns, limit, number},
     versions,
@@ -90,63 +89,83 @@ fn same(there: Conversation, wanted: &Conversation) -> Option<Conversation> {
     (there.kind == wanted.kind && there.name == wanted.name).then_some(there)
 }
 
-/// Creates what is missing, in the order of ids: two that create the same do not wait for each other in a circle.
-async fn create(inner: Arc<Inner>, wanted: Vec<Conversation>) -> Result<Vec<Option<Conversation>>> {
-    let mut transaction = inner.pool.begin().await.map_err(failed(CREATE))?;
-    let time: i64 = sqlx::query_scalar(concat!("SELECT ", now!()))
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(failed(CREATE))?;
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
-    order.sort_by(|a, b| wanted[*a].id.cmp(&wanted[*b].id));
-    let mut created = vec![None; wanted.len()];
-    for at in order {
-        let conversation = Conversation { created_at: Timestamp(time), ..wanted[at].clone() };
-        created[at] = create_one(&inner, &mut transaction, conversation, CREATE).await?;
-    }
-    transaction.commit().await.map_err(failed(CREATE))?;
-    Ok(created)
-}
-
-/// Creates a conversation within a transaction; the first one, if it is there already and the same.
-pub(crate) async fn create_one(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    wanted: Conversation,
-    operation: &'static str,
-) -> Result<Option<Conversation>> {
-    let (kind, users) = match &wanted.users {
-        Some((low, high)) => ("SINGLE", Some(vec![low.as_str(), high.as_str()])),
-        None => ("GROUP", None),
-    };
-    // Waits for another transaction that is creating it.
-    let sql = inner.sql(
-        "INSERT INTO {im}.conversations AS known (id, name, type, users, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (id) DO UPDATE SET name = excluded.name, type = excluded.type, \
-         users = excluded.users, created_at = excluded.created_at WHERE known.type IS NULL",
-    );
-    let inserted = sqlx::query(sql)
-        .bind(wanted.id.as_str())
-        .bind(wanted.name.as_deref())
-        .bind(kind)
-        .bind(users)
-        .bind(wanted.created_at.0)
-        .execute(&mut *conn)
+/// Creates what is missing.
+async fn create(inner: Arc<Inner>, mut wanted: Vec<Conversation>) -> Result<Vec<Option<Conversation>>> {
+    let operation = CREATE;
+    let mut transaction = inner.pool.begin().await.map_err(failed(operation))?;
+    let conn = &mut *transaction;
+    let now = sqlx::query_scalar(inner.sql(concat!("SELECT ", now!())))
+        .fetch_one(&mut *conn)
         .await
         .map_err(failed(operation))?;
-    if inserted.rows_affected() == 0 {
-        let there = get(inner, conn, std::slice::from_ref(&wanted.id), operation).await?.pop().flatten();
-        return Ok(there.and_then(|there| same(there, &wanted)));
+    for conversation in &mut wanted {
+        conversation.created_at = Timestamp(now);
     }
-    if let Some((low, high)) = &wanted.users {
-        let users = [low.clone(), high.clone()];
-        let joined = Mark { seq: Seq(1), ..Mark::default() };
-        members::insert(inner, conn, &wanted.id, &users, joined, wanted.created_at)
-            .await
-            .map_err(failed(operation))?;
-        versions::raise(inner, conn, &wanted.id, &users).await.map_err(failed(operation))?;
+    insert(&inner, conn, &wanted, operation).await?;
+    let ids: Vec<_> = wanted.iter().map(|conversation| conversation.id.clone()).collect();
+    // With a fresh snapshot: also what somebody else has created meanwhile.
+    let there = get(&inner, conn, &ids, operation).await?;
+    transaction.commit().await.map_err(failed(operation))?;
+    Ok(there.into_iter().zip(&wanted).map(|(there, wanted)| same(there?, wanted)).collect())
+}
+
+/// Inserts those that are not there, within a transaction; of two with one id the first. Those with records only are filled in.
+pub(crate) async fn insert(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    wanted: &[Conversation],
+    operation: &'static str,
+) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
     }
-    Ok(Some(wanted))
+    let mut firsts = BTreeMap::new();
+    for conversation in wanted {
+        firsts.entry(conversation.id.as_str()).or_insert(conversation);
+    }
+    let created = insert_rows(inner, conn, firsts.values().copied()).await.map_err(failed(operation))?;
+    let joined = Mark { seq: Seq(1), ..Mark::default() };
+    let mut joining = Vec::new();
+    for conversation in created.iter().filter_map(|id| firsts.get(id.as_str())) {
+        if let Some((a, b)) = conversation.users.clone() {
+            let of = |user| members::Joining {
+                conversation: conversation.id.clone(),
+                user,
+                role: Role::Member,
+                joined,
+                created_at: conversation.created_at,
+            };
+            joining.extend([of(a), of(b)]);
+        }
+    }
+    let joined = members::join(inner, conn, &joining, operation).await?;
+    versions::raise(inner, conn, &joined).await.map_err(failed(operation))
+}
+
+/// Inserts rows in the order of their ids; the ids of those that were not there.
+async fn insert_rows<'c>(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    conversations: impl Iterator<Item = &'c Conversation> + Clone,
+) -> sqlx::Result<Vec<String>> {
+    let sql = inner.sql(
+        "INSERT INTO {im}.conversations AS known (id, type, name, users, created_at, updated_at) \
+         SELECT id, type, name, CASE WHEN low IS NOT NULL THEN ARRAY[low, high] END, created_at, created_at \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[]) \
+         AS v (id, type, name, low, high, created_at) ORDER BY id COLLATE \"C\" \
+         ON CONFLICT (id) DO UPDATE SET type = excluded.type, name = excluded.name, users = excluded.users, \
+         created_at = excluded.created_at WHERE known.type IS NULL RETURNING id",
+    );
+    let users = || conversations.clone().map(|conversation| conversation.users.as_ref());
+    sqlx::query_scalar(sql)
+        .bind(conversations.clone().map(|conversation| conversation.id.as_str()).collect::<Vec<_>>())
+        .bind(conversations.clone().map(|conversation| kind_name(conversation.kind)).collect::<Vec<_>>())
+        .bind(conversations.clone().map(|conversation| conversation.name.as_deref()).collect::<Vec<_>>())
+        .bind(users().map(|users| users.map(|(low, _)| low.as_str())).collect::<Vec<_>>())
+        .bind(users().map(|users| users.map(|(_, high)| high.as_str())).collect::<Vec<_>>())
+        .bind(conversations.clone().map(|conversation| conversation.created_at.0).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
 }
 
 #[async_trait]
@@ -263,8 +282,8 @@ impl ConversationStore for PgStore {
     async fn applied(&self, ids: &[ConversationId]) -> Result<Vec<Mark>> {
         let operation = "conversations.applied";
         let sql = self.0.sql(
-            "SELECT c.applied, c.applied_ordinal, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (id, at) \
-             JOIN {im}.conversations c ON c.id = k.id",
+            "SELECT a.sequence_id, a.ordinal, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (id, at) \
+             JOIN {im}.applied a ON a.conversation_id = k.id",
         );
         let rows = sqlx::query(sql)
             .bind(ids.iter().map(ConversationId::as_str).collect::<Vec<_>>())
@@ -274,10 +293,7 @@ impl ConversationStore for PgStore {
         let mut marks = vec![Mark::default(); ids.len()];
         for row in &rows {
             let columns = Columns::new(row, 0, operation);
-            marks[index(columns, 2)?] = Mark {
-                seq: Seq(columns.int(0)?.unsigned_abs()),
-                ordinal: Ordinal(columns.int(1)?.unsigned_abs()),
-            };
+            marks[index(columns, 2)?] = columns.mark(0)?;
         }
         Ok(marks)
     }

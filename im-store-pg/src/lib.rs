@@ -28,7 +28,7 @@
 //! |---|---|
 //! | `messages` | every record, in as many tables as the log has partitions; by conversation, and in log order |
 //! | `conversations` | what they are, and where each timeline ends |
-//! | `group_members` | the intervals of members, of SINGLE conversations too, with role and settings |
+//! | `group_members`, `applied` | the intervals of members, of SINGLE conversations too, with role and settings; up to which record |
 //! | `read_marks`, `user_states`, `state_changes`, `devices` | the users' own state and its versions |
 //! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, in tables by time of delivery |
 //! | `log_partitions`, `log_epochs`, `store_epochs`, `checkpoints`, `meta` | where everything stands, and what the data are |

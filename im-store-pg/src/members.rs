@@ -1,7 +1,9 @@
 //! What records do to the members of their conversations.
+//!
+//! Changes of one conversation take effect one after the other; those of several go in step, in the same statements.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -13,7 +15,7 @@ use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
     connect::{Inner, incarnation},
-    conversations::{create_one, group},
+    conversations::{self, group},
     error::{failed, invalid, other_incarnation},
     memberships::role_name,
     rows::{Columns, number},
@@ -22,6 +24,9 @@ use crate::{
 
 const OPERATION: &str = "conversations.apply_members";
 
+/// A user in a conversation.
+type Pair = (ConversationId, UserId);
+
 /// Applies changes, all or nothing.
 pub(crate) async fn apply(
     inner: Arc<Inner>,
@@ -29,201 +34,299 @@ pub(crate) async fn apply(
     changes: Vec<ConversationChange>,
 ) -> Result<()> {
     let mut transaction = inner.pool.begin().await.map_err(failed(OPERATION))?;
-    let present: String = sqlx::query_scalar(inner.sql(concat!("SELECT ", incarnation!())))
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(failed(OPERATION))?;
-    if store.as_str() != present {
-        return Err(other_incarnation(OPERATION, &store, &present));
+    let conn = &mut *transaction;
+    fence(&inner, conn, &store).await?;
+    let mut marks = lock(&inner, conn, &changes).await?;
+    let rounds = rounds(&changes, &mut marks);
+    if rounds.is_empty() {
+        return transaction.rollback().await.map_err(failed(OPERATION));
     }
-    lock(&inner, &mut transaction, &changes).await?;
-    for change in &changes {
-        apply_one(&inner, &mut transaction, change).await?;
+    let mut changed = BTreeSet::new();
+    for round in rounds {
+        changed.extend(apply_round(&inner, conn, &round).await?);
     }
+    let changed: Vec<_> = changed.into_iter().collect();
+    versions::raise(&inner, conn, &changed).await.map_err(failed(OPERATION))?;
+    set_applied(&inner, conn, &marks).await?;
     transaction.commit().await.map_err(failed(OPERATION))
 }
 
-/// Takes the conversations' rows until the commit, in the order of their ids, so that two workers do not apply one change twice.
-async fn lock(inner: &Inner, conn: &mut PgConnection, changes: &[ConversationChange]) -> Result<()> {
-    let mut ids: Vec<&str> = changes.iter().map(|change| change.conversation.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    // A row that is not there yet is made, without a type: it then has changes applied, and nothing else.
-    let sql = inner.sql(
-        "INSERT INTO {im}.conversations AS known (id, updated_at) SELECT id, 0 FROM unnest($1::text[]) AS k (id) \
-         ORDER BY id COLLATE \"C\" ON CONFLICT (id) DO UPDATE SET id = known.id",
-    );
-    sqlx::query(sql).bind(ids).execute(conn).await.map(drop).map_err(failed(OPERATION))
+async fn fence(inner: &Inner, conn: &mut PgConnection, store: &Incarnation) -> Result<()> {
+    let sql = inner.sql(concat!("SELECT ", incarnation!()));
+    let present: String = sqlx::query_scalar(sql).fetch_one(conn).await.map_err(failed(OPERATION))?;
+    if present == store.as_str() { Ok(()) } else { Err(other_incarnation(OPERATION, store, &present)) }
 }
 
-async fn apply_one(inner: &Inner, conn: &mut PgConnection, change: &ConversationChange) -> Result<()> {
-    let id = &change.conversation;
+/// Keeps out, until the transaction ends, whoever applies changes of the same conversations: where each of them stands.
+async fn lock(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    changes: &[ConversationChange],
+) -> Result<BTreeMap<ConversationId, Mark>> {
+    let mut ids: Vec<_> = changes.iter().map(|change| change.conversation.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
     let sql = inner.sql(
-        "UPDATE {im}.conversations c SET applied = $2, applied_ordinal = $3 FROM {im}.conversations before \
-         WHERE c.id = $1 AND before.id = c.id AND c.applied < $2 RETURNING before.applied",
+        "INSERT INTO {im}.applied AS known (conversation_id, sequence_id, ordinal) \
+         SELECT id, 0, 0 FROM unnest($1::text[]) AS v (id) ORDER BY id COLLATE \"C\" \
+         ON CONFLICT (conversation_id) DO UPDATE SET sequence_id = known.sequence_id \
+         RETURNING conversation_id, sequence_id, ordinal",
     );
-    let before: Option<i64> = sqlx::query_scalar(sql)
-        .bind(id.as_str())
-        .bind(number(change.at.seq.0))
-        .bind(number(change.at.ordinal.0))
-        .fetch_optional(&mut *conn)
-        .await
-        .map_err(failed(OPERATION))?;
-    let Some(before) = before else { return Ok(()) };
-    match &change.effect {
-        Effect::Members(members) => apply_members(inner, conn, change, members, before == 0).await,
-        Effect::Large => {
-            let sql = inner.sql(
-                "UPDATE {im}.conversations SET large_since = coalesce(large_since, $2) WHERE id = $1 AND type = 'GROUP'",
-            );
-            let large = sqlx::query(sql).bind(id.as_str()).bind(number(change.at.seq.0));
-            large.execute(conn).await.map(drop).map_err(failed(OPERATION))
-        }
-        other => Err(invalid(OPERATION, format!("an effect of a newer version: {other:?}"))),
-    }
+    let rows = sqlx::query(sql).bind(ids).fetch_all(conn).await.map_err(failed(OPERATION))?;
+    let known = |row| {
+        let columns = Columns::new(row, 0, OPERATION);
+        Ok((columns.parse(0, ConversationId::new)?, columns.mark(1)?))
+    };
+    rows.iter().map(known).collect()
 }
+
+/// A change to apply, and whether none was applied to its conversation before.
+struct Step<'c> {
+    change: &'c ConversationChange,
+    is_first: bool,
+}
+
+/// The changes that are not applied yet: first the first of each conversation, then the second of each, and so on. `marks` moves
+/// up to the last of each.
+fn rounds<'c>(
+    changes: &'c [ConversationChange],
+    marks: &mut BTreeMap<ConversationId, Mark>,
+) -> Vec<Vec<Step<'c>>> {
+    let mut rounds: Vec<Vec<Step<'c>>> = Vec::new();
+    let mut counts: HashMap<&ConversationId, usize> = HashMap::new();
+    for change in changes {
+        let mark = marks.entry(change.conversation.clone()).or_default();
+        if change.at.seq <= mark.seq {
+            continue;
+        }
+        let round = counts.entry(&change.conversation).or_default();
+        if rounds.len() == *round {
+            rounds.push(Vec::new());
+        }
+        rounds[*round].push(Step { change, is_first: *mark == Mark::default() });
+        (*mark, *round) = (change.at, *round + 1);
+    }
+    rounds
+}
+
+/// Notes the last change of each conversation.
+async fn set_applied(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    marks: &BTreeMap<ConversationId, Mark>,
+) -> Result<()> {
+    let sql = inner.sql(
+        "UPDATE {im}.applied SET sequence_id = v.sequence_id, ordinal = v.ordinal \
+         FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (id, sequence_id, ordinal) WHERE conversation_id = v.id",
+    );
+    sqlx::query(sql)
+        .bind(marks.keys().map(ConversationId::as_str).collect::<Vec<_>>())
+        .bind(marks.values().map(|mark| number(mark.seq.0)).collect::<Vec<_>>())
+        .bind(marks.values().map(|mark| number(mark.ordinal.0)).collect::<Vec<_>>())
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(failed(OPERATION))
+}
+
+/// One change of each of some conversations. Whom it concerns.
+async fn apply_round(inner: &Inner, conn: &mut PgConnection, round: &[Step<'_>]) -> Result<Vec<Pair>> {
+    let (mut members, mut large) = (Vec::new(), Vec::new());
+    for Step { change, is_first } in round {
+        match &change.effect {
+            // A creation that is not the first record has no effect.
+            Effect::Members(MembersChange { create: Some(_), .. })
+                if !is_first || change.conversation.is_single() => {}
+            Effect::Members(effect) => members.push((*change, effect)),
+            Effect::Large => large.push(*change),
+            other => return Err(invalid(OPERATION, format!("an effect of a newer version: {other:?}"))),
+        }
+    }
+    set_large(inner, conn, &large).await?;
+    apply_members(inner, conn, members).await
+}
+
+async fn set_large(inner: &Inner, conn: &mut PgConnection, changes: &[&ConversationChange]) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let sql = inner.sql(
+        "UPDATE {im}.conversations c SET large_since = v.sequence_id FROM unnest($1::text[], $2::bigint[]) AS v (id, sequence_id) \
+         WHERE c.id = v.id AND c.type = 'GROUP' AND c.large_since IS NULL",
+    );
+    sqlx::query(sql)
+        .bind(changes.iter().map(|change| change.conversation.as_str()).collect::<Vec<_>>())
+        .bind(changes.iter().map(|change| number(change.at.seq.0)).collect::<Vec<_>>())
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(failed(OPERATION))
+}
+
+/// What happens to the members of a conversation.
+type Change<'c> = (&'c ConversationChange, &'c MembersChange);
 
 async fn apply_members(
     inner: &Inner,
     conn: &mut PgConnection,
-    change: &ConversationChange,
-    members: &MembersChange,
-    is_first: bool,
-) -> Result<()> {
-    let id = &change.conversation;
-    if let Some(info) = &members.create {
-        if !is_first || id.is_single() {
-            return Ok(());
-        }
-        create_one(inner, conn, group(id, info, change.created_at), OPERATION).await?;
-    }
-    let sql = inner.sql("SELECT EXISTS (SELECT 1 FROM {im}.conversations WHERE id = $1 AND type = 'GROUP')");
-    let is_group: bool =
-        sqlx::query_scalar(sql).bind(id.as_str()).fetch_one(&mut *conn).await.map_err(failed(OPERATION))?;
-    if !is_group {
-        return Ok(());
-    }
-    let joined = Mark { seq: change.at.seq, ordinal: change.ordinal_before };
-    // The first of two that name one user counts, as the second finds a member; of roles the last one.
-    let mut joining = BTreeMap::new();
-    for (user, role) in &members.join {
-        joining.entry(user.clone()).or_insert(*role);
-    }
-    let roles: BTreeMap<UserId, Role> = members.role.iter().cloned().collect();
-    let mut changed = join(inner, conn, id, &joining, joined, change.created_at).await?;
-    changed.extend(leave(inner, conn, id, &members.leave, change.at).await?);
-    changed.extend(set_roles(inner, conn, id, &roles).await?);
-    changed.sort_unstable();
-    changed.dedup();
-    versions::raise(inner, conn, id, &changed).await.map_err(failed(OPERATION))
-}
+    mut changes: Vec<Change<'_>>,
+) -> Result<Vec<Pair>> {
+    let create = |(change, effect): &Change<'_>| {
+        let info = effect.create.as_ref()?;
+        Some(group(&change.conversation, info, change.created_at))
+    };
+    let created: Vec<_> = changes.iter().filter_map(create).collect();
+    conversations::insert(inner, conn, &created, OPERATION).await?;
+    let groups = groups(inner, conn, &changes).await?;
+    changes.retain(|(change, _)| groups.contains(&change.conversation));
 
-/// Users who are new to the conversation.
-pub(crate) async fn insert(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    conversation: &ConversationId,
-    users: &[UserId],
-    joined: Mark,
-    created_at: Timestamp,
-) -> sqlx::Result<()> {
-    let sql = inner.sql(
-        "INSERT INTO {im}.group_members (conversation_id, main_user, joined, joined_ordinal, role, created_at) \
-         SELECT $1, main_user, $3, $4, 'member', $5 FROM unnest($2::text[]) AS k (main_user)",
-    );
-    sqlx::query(sql)
-        .bind(conversation.as_str())
-        .bind(users.iter().map(UserId::as_str).collect::<Vec<_>>())
-        .bind(number(joined.seq.0))
-        .bind(number(joined.ordinal.0))
-        .bind(created_at.0)
-        .execute(conn)
-        .await
-        .map(drop)
-}
-
-/// Who is a member keeps interval and role; who was one finds the settings again.
-async fn join(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    conversation: &ConversationId,
-    joining: &BTreeMap<UserId, Role>,
-    joined: Mark,
-    created_at: Timestamp,
-) -> Result<Vec<UserId>> {
-    let sql = inner.sql(
-        "INSERT INTO {im}.group_members (conversation_id, main_user, joined, joined_ordinal, role, created_at, nickname, \
-         conversation_show, undisturbed, cleared, cleared_ordinal) \
-         SELECT $1, k.main_user, $4, $5, k.role, $6, o.nickname, coalesce(o.conversation_show, true), \
-         coalesce(o.undisturbed, false), coalesce(o.cleared, 0), coalesce(o.cleared_ordinal, 0) \
-         FROM unnest($2::text[], $3::text[]) AS k (main_user, role) LEFT JOIN LATERAL (SELECT * FROM {im}.group_members o \
-         WHERE o.conversation_id = $1 AND o.main_user = k.main_user ORDER BY o.joined DESC LIMIT 1) o ON true \
-         WHERE o.joined IS NULL OR o.left_after IS NOT NULL RETURNING main_user",
-    );
-    let rows = sqlx::query(sql)
-        .bind(conversation.as_str())
-        .bind(joining.keys().map(UserId::as_str).collect::<Vec<_>>())
-        .bind(joining.values().map(|role| role_name(*role)).collect::<Vec<_>>())
-        .bind(number(joined.seq.0))
-        .bind(number(joined.ordinal.0))
-        .bind(created_at.0)
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(failed(OPERATION))?;
-    let changed = users(&rows)?;
-    // Who was a member before has older rows, too.
-    let new: HashSet<_> = changed.iter().collect();
-    let again = joining.iter().filter(|(user, _)| new.contains(user));
-    let again = again.map(|(user, role)| (user.clone(), *role)).collect();
-    set_roles(inner, conn, conversation, &again).await?;
+    let mut changed = join_all(inner, conn, &changes).await?;
+    changed.extend(leave(inner, conn, &changes).await?);
+    // The last of two that name one user counts.
+    let role = |(change, effect): &Change<'_>| {
+        let id = change.conversation.clone();
+        effect.role.clone().into_iter().map(move |(user, role)| ((id.clone(), user), role))
+    };
+    let roles: HashMap<_, _> = changes.iter().flat_map(role).collect();
+    changed.extend(set_roles(inner, conn, &roles.into_iter().collect::<Vec<_>>()).await?);
     Ok(changed)
 }
 
-async fn leave(
+/// Which of the conversations are groups.
+async fn groups(
     inner: &Inner,
     conn: &mut PgConnection,
-    conversation: &ConversationId,
-    leaving: &[UserId],
-    left: Mark,
-) -> Result<Vec<UserId>> {
-    let sql = inner.sql(
-        "UPDATE {im}.group_members SET left_after = $3, left_ordinal = $4 \
-         WHERE conversation_id = $1 AND main_user = ANY($2) AND left_after IS NULL RETURNING main_user",
-    );
+    changes: &[Change<'_>],
+) -> Result<HashSet<ConversationId>> {
+    if changes.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let sql = inner.sql("SELECT id FROM {im}.conversations WHERE id = ANY ($1) AND type = 'GROUP'");
     let rows = sqlx::query(sql)
-        .bind(conversation.as_str())
-        .bind(leaving.iter().map(UserId::as_str).collect::<Vec<_>>())
-        .bind(number(left.seq.0))
-        .bind(number(left.ordinal.0))
+        .bind(changes.iter().map(|(change, _)| change.conversation.as_str()).collect::<Vec<_>>())
         .fetch_all(conn)
         .await
         .map_err(failed(OPERATION))?;
-    users(&rows)
+    rows.iter().map(|row| Columns::new(row, 0, OPERATION).parse(0, ConversationId::new)).collect()
 }
 
-/// Sets the roles of present members, in all their rows. Whose role changed.
-async fn set_roles(
+/// A user who becomes a member.
+#[derive(Debug, Clone)]
+pub(crate) struct Joining {
+    pub(crate) conversation: ConversationId,
+    pub(crate) user: UserId,
+    pub(crate) role: Role,
+    /// The joining record, with the ordinal before it.
+    pub(crate) joined: Mark,
+    pub(crate) created_at: Timestamp,
+}
+
+async fn join_all(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]) -> Result<Vec<Pair>> {
+    let (mut joining, mut roles) = (Vec::new(), HashMap::new());
+    for (change, effect) in changes {
+        let joined = Mark { seq: change.at.seq, ordinal: change.ordinal_before };
+        for (user, role) in &effect.join {
+            let pair = (change.conversation.clone(), user.clone());
+            // The first of two that name one user counts, as the second finds a member.
+            if let Entry::Vacant(entry) = roles.entry(pair) {
+                let (conversation, user) = entry.key().clone();
+                let created_at = change.created_at;
+                joining.push(Joining { conversation, user, role: *role, joined, created_at });
+                entry.insert(*role);
+            }
+        }
+    }
+    let joined = join(inner, conn, &joining, OPERATION).await?;
+    // Who was a member before has older rows, too.
+    let again: Vec<_> = joined.iter().filter_map(|pair| Some((pair.clone(), *roles.get(pair)?))).collect();
+    set_roles(inner, conn, &again).await?;
+    Ok(joined)
+}
+
+/// Makes users members, each once. Who is a member keeps interval and role; who was one finds the settings again, also those
+/// that are being changed now: that is waited for. Whom it made a member.
+pub(crate) async fn join(
     inner: &Inner,
     conn: &mut PgConnection,
-    conversation: &ConversationId,
-    roles: &BTreeMap<UserId, Role>,
-) -> Result<Vec<UserId>> {
+    joining: &[Joining],
+    operation: &'static str,
+) -> Result<Vec<Pair>> {
+    if joining.is_empty() {
+        return Ok(Vec::new());
+    }
     let sql = inner.sql(
-        "UPDATE {im}.group_members g SET role = k.role FROM unnest($2::text[], $3::text[]) AS k (main_user, role) \
-         WHERE g.conversation_id = $1 AND g.main_user = k.main_user AND g.role <> k.role AND EXISTS \
-         (SELECT 1 FROM {im}.group_members c WHERE c.conversation_id = $1 AND c.main_user = k.main_user \
-         AND c.left_after IS NULL) RETURNING g.main_user",
+        "INSERT INTO {im}.group_members (conversation_id, main_user, joined, joined_ordinal, role, created_at, nickname, \
+         conversation_show, undisturbed, cleared, cleared_ordinal) \
+         SELECT v.id, v.main_user, v.joined, v.joined_ordinal, v.role, v.created_at, o.nickname, \
+         coalesce(o.conversation_show, true), coalesce(o.undisturbed, false), coalesce(o.cleared, 0), \
+         coalesce(o.cleared_ordinal, 0) \
+         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[]) \
+         AS v (id, main_user, joined, joined_ordinal, role, created_at) LEFT JOIN LATERAL \
+         (SELECT * FROM {im}.group_members g WHERE g.conversation_id = v.id AND g.main_user = v.main_user \
+         ORDER BY g.joined DESC LIMIT 1 FOR UPDATE) o ON true WHERE o.joined IS NULL OR o.left_after IS NOT NULL \
+         RETURNING conversation_id, main_user",
     );
     let rows = sqlx::query(sql)
-        .bind(conversation.as_str())
-        .bind(roles.keys().map(UserId::as_str).collect::<Vec<_>>())
-        .bind(roles.values().map(|role| role_name(*role)).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| one.conversation.as_str()).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| one.user.as_str()).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| number(one.joined.seq.0)).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| number(one.joined.ordinal.0)).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| role_name(one.role)).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| one.created_at.0).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
+        .map_err(failed(operation))?;
+    pairs(&rows, operation)
+}
+
+async fn leave(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]) -> Result<Vec<Pair>> {
+    let mut leaving: Vec<(&ConversationChange, &UserId)> = Vec::new();
+    for (change, effect) in changes {
+        leaving.extend(effect.leave.iter().map(|user| (*change, user)));
+    }
+    if leaving.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = inner.sql(
+        "UPDATE {im}.group_members g SET left_after = v.sequence_id, left_ordinal = v.ordinal \
+         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS v (id, main_user, sequence_id, ordinal) \
+         WHERE g.conversation_id = v.id AND g.main_user = v.main_user AND g.left_after IS NULL \
+         RETURNING g.conversation_id, g.main_user",
+    );
+    let rows = sqlx::query(sql)
+        .bind(leaving.iter().map(|(change, _)| change.conversation.as_str()).collect::<Vec<_>>())
+        .bind(leaving.iter().map(|(_, user)| user.as_str()).collect::<Vec<_>>())
+        .bind(leaving.iter().map(|(change, _)| number(change.at.seq.0)).collect::<Vec<_>>())
+        .bind(leaving.iter().map(|(change, _)| number(change.at.ordinal.0)).collect::<Vec<_>>())
         .fetch_all(conn)
         .await
         .map_err(failed(OPERATION))?;
-    users(&rows)
+    pairs(&rows, OPERATION)
 }
 
-fn users(rows: &[PgRow]) -> Result<Vec<UserId>> {
-    rows.iter().map(|row| Columns::new(row, 0, OPERATION).parse(0, UserId::new)).collect()
+/// Sets the roles of present members, in all their rows; each user once. Whose role changed.
+async fn set_roles(inner: &Inner, conn: &mut PgConnection, roles: &[(Pair, Role)]) -> Result<Vec<Pair>> {
+    if roles.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = inner.sql(
+        "UPDATE {im}.group_members g SET role = v.role FROM unnest($1::text[], $2::text[], $3::text[]) AS v (id, main_user, role) \
+         WHERE g.conversation_id = v.id AND g.main_user = v.main_user AND g.role <> v.role AND EXISTS \
+         (SELECT FROM {im}.group_members c WHERE c.conversation_id = v.id AND c.main_user = v.main_user \
+         AND c.left_after IS NULL) RETURNING g.conversation_id, g.main_user",
+    );
+    let rows = sqlx::query(sql)
+        .bind(roles.iter().map(|((id, _), _)| id.as_str()).collect::<Vec<_>>())
+        .bind(roles.iter().map(|((_, user), _)| user.as_str()).collect::<Vec<_>>())
+        .bind(roles.iter().map(|(_, role)| role_name(*role)).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
+        .map_err(failed(OPERATION))?;
+    pairs(&rows, OPERATION)
+}
+
+fn pairs(rows: &[PgRow], operation: &'static str) -> Result<Vec<Pair>> {
+    let pair =
+        |columns: Columns<'_>| Ok((columns.parse(0, ConversationId::new)?, columns.parse(1, UserId::new)?));
+    rows.iter().map(|row| pair(Columns::new(row, 0, operation))).collect()
 }

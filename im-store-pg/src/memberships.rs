@@ -46,6 +46,14 @@ pub(crate) fn conversation(columns: Columns<'_>) -> Result<Conversation> {
     })
 }
 
+/// The name of a kind in the database.
+pub(crate) fn kind_name(kind: ConversationKind) -> &'static str {
+    match kind {
+        ConversationKind::Single => "SINGLE",
+        ConversationKind::Group => "GROUP",
+    }
+}
+
 /// The name of a role in the database.
 pub(crate) fn role_name(role: Role) -> &'static str {
     match role {
@@ -74,7 +82,8 @@ macro_rules! membership {
             ", g.main_user, g.joined, g.joined_ordinal, g.left_after, g.left_ordinal, g.role, g.nickname, \
              g.conversation_show, g.undisturbed, g.cleared, g.cleared_ordinal, r.sequence_id, r.ordinal, \
              (SELECT min(m.sequence_id) FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
-             AND m.kind = 3 AND m.sequence_id > c.applied)"
+             AND m.kind = 3 AND m.sequence_id > \
+             coalesce((SELECT a.sequence_id FROM {im}.applied a WHERE a.conversation_id = k.conversation_id), 0))"
         )
     };
 }

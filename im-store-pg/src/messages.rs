@@ -22,7 +22,8 @@ pub(crate) struct NewRow {
 }
 
 /// Inserts rows within a transaction, moves the ends of their conversations, and the read marks of those who sent messages: one
-/// statement for all of it.
+/// statement for all of it. Conversations before marks, by the look at how many moved: who locks in another order could wait for
+/// this in a circle.
 pub(crate) async fn insert(inner: &Inner, conn: &mut PgConnection, rows: &[NewRow]) -> sqlx::Result<()> {
     if rows.is_empty() {
         return Ok(());
@@ -41,10 +42,11 @@ pub(crate) async fn insert(inner: &Inner, conn: &mut PgConnection, rows: &[NewRo
          CASE WHEN own THEN log_epoch ELSE 0 END FROM new ORDER BY conversation_id COLLATE \"C\", sequence_id DESC \
          ON CONFLICT (id) DO UPDATE SET updated_at = excluded.updated_at, last_message_id = excluded.last_message_id, \
          last_ordinal = excluded.last_ordinal, last_epoch = excluded.last_epoch \
-         WHERE excluded.last_message_id > known.last_message_id) \
+         WHERE excluded.last_message_id > known.last_message_id RETURNING 1) \
          INSERT INTO {im}.read_marks AS known (conversation_id, main_user, device, sequence_id, ordinal) \
          SELECT DISTINCT ON (conversation_id COLLATE \"C\", send_from COLLATE \"C\", coalesce(device, '') COLLATE \"C\") \
          conversation_id, send_from, coalesce(device, ''), sequence_id, ordinal FROM new WHERE kind = 1 AND send_from <> '' \
+         AND (SELECT count(*) FROM ends) >= 0 \
          ORDER BY conversation_id COLLATE \"C\", send_from COLLATE \"C\", coalesce(device, '') COLLATE \"C\", sequence_id DESC \
          ON CONFLICT (conversation_id, main_user, device) DO UPDATE SET sequence_id = excluded.sequence_id, \
          ordinal = excluded.ordinal WHERE excluded.sequence_id > known.sequence_id",

@@ -185,11 +185,10 @@ async fn set(
 ) -> Result<Option<StateVersion>> {
     let mut transaction = inner.pool.begin().await.map_err(failed(SET))?;
     let incarnation = present(&inner, &mut transaction, SET).await?;
+    // Members before versions, as who applies changes of members takes them; and then with a fresh snapshot, which has a row that
+    // was joined with meanwhile.
+    lock_rows(&inner, &mut transaction, &user, &conversation).await.map_err(failed(SET))?;
     let wanted = [(conversation.clone(), user.clone())];
-    if memberships::get(&inner, &mut transaction, &wanted, None, SET).await?.pop().flatten().is_none() {
-        return Ok(None);
-    }
-    versions::lock(&inner, &mut transaction, &[user.as_str()]).await.map_err(failed(SET))?;
     let there = memberships::get(&inner, &mut transaction, &wanted, None, SET).await?.pop().flatten();
     let Some(Membership { settings: before, .. }) = there else { return Ok(None) };
     let after = changed(&inner, &mut transaction, &conversation, &before, &change).await?;
@@ -199,6 +198,19 @@ async fn set(
     let number = versions::numbers(&inner, &mut transaction, &[user], SET).await?.pop().unwrap_or(0);
     transaction.commit().await.map_err(failed(SET))?;
     Ok(Some(version(&incarnation, number)))
+}
+
+/// Takes a user's rows of a conversation until the commit: who joins again waits, and finds the settings as they are then.
+async fn lock_rows(
+    inner: &Inner,
+    conn: &mut PgConnection,
+    user: &UserId,
+    conversation: &ConversationId,
+) -> sqlx::Result<()> {
+    let sql = inner.sql(
+        "SELECT joined FROM {im}.group_members WHERE conversation_id = $1 AND main_user = $2 ORDER BY joined FOR UPDATE",
+    );
+    sqlx::query(sql).bind(conversation.as_str()).bind(user.as_str()).execute(conn).await.map(drop)
 }
 
 /// The settings after a change.
@@ -272,7 +284,7 @@ async fn write_settings(
         .bind(number(settings.cleared.ordinal.0))
         .execute(&mut *conn)
         .await?;
-    versions::raise(inner, conn, conversation, std::slice::from_ref(user)).await
+    versions::raise(inner, conn, &[(conversation.clone(), user.clone())]).await
 }
 
 #[async_trait]

@@ -40,22 +40,31 @@ pub(crate) async fn numbers(
     Ok(numbers)
 }
 
-/// Raises the version of users because of a conversation, within a transaction: sorted, each once.
+/// Raises the versions of users because of conversations, within a transaction: pairs, each once. Last in it, and once: locks are
+/// taken in the order of users, here and by everybody. All changes of one user have one version.
 pub(crate) async fn raise(
     inner: &Inner,
     conn: &mut PgConnection,
-    conversation: &ConversationId,
-    users: &[UserId],
+    changed: &[(ConversationId, UserId)],
 ) -> sqlx::Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
     let sql = inner.sql(
-        "WITH raised AS (INSERT INTO {im}.user_states AS known (main_user, version) \
-         SELECT main_user, 1 FROM unnest($2::text[]) AS k (main_user) \
+        "WITH changed AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::text[]) AS changed (conversation_id, main_user)), \
+         raised AS (INSERT INTO {im}.user_states AS known (main_user, version) \
+         SELECT main_user, 1 FROM changed GROUP BY main_user ORDER BY main_user COLLATE \"C\" \
          ON CONFLICT (main_user) DO UPDATE SET version = known.version + 1 RETURNING main_user, version) \
-         INSERT INTO {im}.state_changes (main_user, conversation_id, version) SELECT main_user, $1, version FROM raised \
+         INSERT INTO {im}.state_changes (main_user, conversation_id, version) \
+         SELECT raised.main_user, changed.conversation_id, raised.version FROM raised JOIN changed USING (main_user) \
          ON CONFLICT (main_user, conversation_id) DO UPDATE SET version = excluded.version",
     );
-    let users: Vec<&str> = users.iter().map(UserId::as_str).collect();
-    sqlx::query(sql).bind(conversation.as_str()).bind(users).execute(conn).await.map(drop)
+    sqlx::query(sql)
+        .bind(changed.iter().map(|(conversation, _)| conversation.as_str()).collect::<Vec<_>>())
+        .bind(changed.iter().map(|(_, user)| user.as_str()).collect::<Vec<_>>())
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 /// Takes the users' versions until the commit, in the order given, and says where they stand; of a user without one a row is made.
