@@ -139,10 +139,15 @@ async fn mark_read(inner: Arc<Inner>, marks: Vec<ReadMark>) -> Result<Vec<Marked
     let mut users: Vec<&str> = guess.changes.keys().map(|(user, _)| user.as_str()).collect();
     users.dedup();
     let locked = versions::lock(&inner, &mut transaction, &users).await.map_err(failed(MARK_READ))?;
-    // What moved before the lock is looked at again; who did not move then may answer so.
-    let mut moved = moves(locked.into_iter().collect());
+    // Whose marks moved before the lock are looked at again. The others keep their answer, even if theirs could move now: their
+    // versions are not locked, and not known.
+    let locked: HashMap<_, _> = locked.into_iter().collect();
+    let mut moved = moves(locked.clone());
     let again = facts(&inner, &mut transaction, &marks).await?;
-    let marked = moved.take_all(&marks, again);
+    let take = |((mark, facts), guess): ((&ReadMark, Facts), Marked)| {
+        if locked.contains_key(mark.user.as_str()) { moved.take(mark, facts) } else { guess }
+    };
+    let marked = marks.iter().zip(again).zip(marked).map(take).collect();
     write(&inner, &mut transaction, &moved).await.map_err(failed(MARK_READ))?;
     transaction.commit().await.map_err(failed(MARK_READ))?;
     Ok(marked)

@@ -4,15 +4,17 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use im_core::{
     Append, ClientMsgId, ContentHash, ContentType, ConversationChange, ConversationId, ConversationStore,
-    Effect, Epoch, GroupInfo, Incarnation, Mark, MembersChange, MessageLog, MessageStore, Ordinal, Partition,
-    ReadMark, RecordKind, Role, Seq, SettingsChange, Timestamp, UserId, UserState,
+    Effect, Epoch, Floor, GroupInfo, Incarnation, Mark, Marked, MembersChange, MessageLog, MessageStore,
+    Ordinal, Partition, ReadMark, RecordKind, Role, Seq, SettingsChange, StateChanges, Timestamp, UserId,
+    UserState,
 };
 use im_store_pg::{PgBackend, PgStore};
-use support::Schema;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use support::{Schema, server};
 
 fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -132,6 +134,21 @@ async fn settings_that_change_while_a_member_joins_are_in_the_new_row() {
     }
 }
 
+fn message(conversation: &ConversationId, sender: &UserId, n: u64) -> Append {
+    Append {
+        conversation: conversation.clone(),
+        sender: sender.clone(),
+        device: None,
+        send_to: None,
+        client_msg_id: ClientMsgId::fresh(),
+        kind: RecordKind::Message,
+        content_type: ContentType::Text,
+        content: n.to_string().into(),
+        hash: ContentHash(n),
+        floor: Some(Floor { mark: Mark::default(), created_at: Timestamp(0), direct: true }),
+    }
+}
+
 async fn opened(schema: &Schema) -> (PgBackend, Epoch, Incarnation) {
     let pg = schema.open().await;
     let incarnation = pg.log().info().await.unwrap().incarnation;
@@ -146,18 +163,7 @@ async fn a_member_sends_reads_and_gets_another_role() {
     let (pg, epoch, incarnation) = opened(&schema).await;
     let (alice, id) = (user("alice"), group("g"));
     let partition = Partition::of(&id, pg.log().info().await.unwrap().partitions);
-    let append = |n: u64| Append {
-        conversation: id.clone(),
-        sender: alice.clone(),
-        device: None,
-        send_to: None,
-        client_msg_id: ClientMsgId::fresh(),
-        kind: RecordKind::Message,
-        content_type: ContentType::Text,
-        content: n.to_string().into(),
-        hash: ContentHash(n),
-        floor: Some(im_core::Floor { mark: Mark::default(), created_at: Timestamp(0), direct: true }),
-    };
+    let append = |n: u64| message(&id, &alice, n);
     pg.store().apply_members(&incarnation, &[change(&id, 1, creation(&[&alice]))]).await.unwrap();
     let log = pg.log();
     log.append(partition, epoch, &[append(0)]).await.unwrap();
@@ -194,4 +200,66 @@ async fn a_member_sends_reads_and_gets_another_role() {
     assert!(!reads.is_finished(), "{:?}", reads.await);
     roles.await.unwrap();
     reads.abort();
+}
+
+/// A record comes in between the two looks of `mark_read`: the mark of a user who had none to move before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_mark_that_can_move_at_the_second_look_raises_the_version_or_stays_behind() {
+    let schema = Schema::fresh();
+    let (pg, epoch, incarnation) = opened(&schema).await;
+    let (store, log) = (pg.store(), pg.log());
+    let (alice, bob, carol, id) = (user("alice"), user("bob"), user("carol"), group("g"));
+    let partition = Partition::of(&id, log.info().await.unwrap().partitions);
+    store.apply_members(&incarnation, &[change(&id, 1, creation(&[&alice, &bob]))]).await.unwrap();
+    log.append(partition, epoch, &[message(&id, &carol, 1)]).await.unwrap();
+    for nickname in ["b", "bo", "bob"] {
+        let wanted = SettingsChange { nickname: Some(nickname.into()), ..SettingsChange::default() };
+        store.set(&bob, &id, &wanted).await.unwrap();
+    }
+    let before = store.versions(std::slice::from_ref(&bob)).await.unwrap().remove(0);
+    let mut other = PgConnection::connect(&server()).await.unwrap();
+    let mut transaction = other.begin().await.unwrap();
+    let sql = format!("SELECT 1 FROM {}.user_states WHERE main_user = 'alice' FOR UPDATE", schema.quoted());
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
+    let mark = |user: &UserId, seq| ReadMark {
+        user: user.clone(),
+        device: None,
+        conversation: id.clone(),
+        seq: Seq(seq),
+    };
+    let (marks, reader) = ([mark(&alice, 1), mark(&bob, 2)], store.clone());
+    let marked = tokio::spawn(async move { reader.mark_read(&marks).await.unwrap() });
+    tokio::time::timeout(Duration::from_secs(4), waits(&schema)).await.unwrap();
+    log.append(partition, epoch, &[message(&id, &carol, 2)]).await.unwrap();
+    transaction.rollback().await.unwrap();
+    let marked = marked.await.unwrap();
+    assert!(matches!(marked[0], Marked::Moved(..)), "{marked:?}");
+    match &marked[1] {
+        Marked::Behind(_) => {}
+        Marked::Moved(_, version) => {
+            let state = store.state(&bob, &None, &Some(before.clone()), 10).await.unwrap();
+            assert_ne!(state.version, before);
+            assert_eq!(&state.version, version);
+            assert!(matches!(state.changes, StateChanges::Since(changed) if changed.len() == 1));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Until a statement on the schema's `user_states` waits for a lock.
+async fn waits(schema: &Schema) {
+    let mut conn = PgConnection::connect(&server()).await.unwrap();
+    loop {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0",
+        )
+        .bind(format!("{}.user_states", schema.quoted()))
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+        if waiting > 0 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
 }

@@ -45,6 +45,11 @@ impl Schema {
         Self { name: format!("test \"{}\" {number}", process::id()) }
     }
 
+    /// The schema's name, quoted.
+    pub(crate) fn quoted(&self) -> String {
+        format!("\"{}\"", self.name.replace('"', "\"\""))
+    }
+
     pub(crate) fn builder(&self) -> PgBuilder {
         PgBackend::builder(&server())
             .unwrap()
