@@ -40,13 +40,13 @@ async fn note(
         return Ok(false);
     }
     let sql = inner.sql(
-        "INSERT INTO {im}.read_marks (conversation_id, main_user, device, sequence_id, ordinal) \
+        "INSERT INTO {im}.read_marks AS known (conversation_id, main_user, device, sequence_id, ordinal) \
          SELECT r.conversation_id, r.main_user, $2, r.sequence_id, r.ordinal \
          FROM (SELECT DISTINCT conversation_id FROM {im}.group_members WHERE main_user = $1) g \
          CROSS JOIN LATERAL (SELECT * FROM {im}.read_marks r WHERE r.conversation_id = g.conversation_id AND r.main_user = $1 \
          ORDER BY r.sequence_id DESC LIMIT 1) r ORDER BY r.conversation_id \
          ON CONFLICT (conversation_id, main_user, device) DO UPDATE SET sequence_id = excluded.sequence_id, \
-         ordinal = excluded.ordinal",
+         ordinal = excluded.ordinal WHERE excluded.sequence_id > known.sequence_id",
     );
     sqlx::query(sql).bind(user.as_str()).bind(device.as_str()).execute(conn).await?;
     Ok(true)

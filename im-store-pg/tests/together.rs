@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use im_core::{
     Append, ClientMsgId, ContentHash, ContentType, ConversationChange, ConversationId, ConversationStore,
-    Effect, Epoch, Floor, GroupInfo, Incarnation, Mark, Marked, MembersChange, MessageLog, MessageStore,
-    Ordinal, Partition, ReadMark, RecordKind, Role, Seq, SettingsChange, StateChanges, Timestamp, UserId,
-    UserState,
+    DeviceId, Effect, Epoch, Floor, GroupInfo, Incarnation, Mark, Marked, MembersChange, MessageLog,
+    MessageStore, Ordinal, Partition, ReadMark, RecordKind, Role, Seq, SettingsChange, StateChanges,
+    Timestamp, UserId, UserState,
 };
 use im_store_pg::{PgBackend, PgStore};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -186,7 +186,7 @@ async fn a_member_sends_reads_and_gets_another_role() {
             };
             reader.mark_read(&[mark]).await.unwrap();
             // Another device's mark is never that of a sender: it moves each time.
-            let device = Some(im_core::DeviceId::new("d").unwrap());
+            let device = Some(DeviceId::new("d").unwrap());
             let mark =
                 ReadMark { user: alice_too.clone(), device, conversation: id_too.clone(), seq: Seq(seq) };
             reader.mark_read(&[mark]).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_mark_that_can_move_at_the_second_look_raises_the_version_or_stays_beh
     };
     let (marks, reader) = ([mark(&alice, 1), mark(&bob, 2)], store.clone());
     let marked = tokio::spawn(async move { reader.mark_read(&marks).await.unwrap() });
-    tokio::time::timeout(Duration::from_secs(4), waits(&schema)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(4), waits(&schema, "user_states")).await.unwrap();
     log.append(partition, epoch, &[message(&id, &carol, 2)]).await.unwrap();
     transaction.rollback().await.unwrap();
     let marked = marked.await.unwrap();
@@ -246,14 +246,37 @@ async fn a_mark_that_can_move_at_the_second_look_raises_the_version_or_stays_beh
     }
 }
 
-/// Until a statement on the schema's `user_states` waits for a lock.
-async fn waits(schema: &Schema) {
+/// The new device sends while it looks in for the first time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_mark_of_a_new_device_does_not_fall_behind_what_it_sends() {
+    let schema = Schema::fresh();
+    let (pg, epoch, incarnation) = opened(&schema).await;
+    let (store, log) = (pg.store(), pg.log());
+    let (alice, id, device) = (user("alice"), group("g"), Some(DeviceId::new("phone").unwrap()));
+    let partition = Partition::of(&id, log.info().await.unwrap().partitions);
+    store.apply_members(&incarnation, &[change(&id, 1, creation(&[&alice]))]).await.unwrap();
+    log.append(partition, epoch, &[message(&id, &alice, 1)]).await.unwrap();
+    let mut other = PgConnection::connect(&server()).await.unwrap();
+    let mut transaction = other.begin().await.unwrap();
+    let sql = format!("INSERT INTO {}.read_marks VALUES ('g', 'alice', 'phone', 2, 2)", schema.quoted());
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
+    let (looking, alice_too, device_too) = (store.clone(), alice.clone(), device.clone());
+    let seen = tokio::spawn(async move { looking.state(&alice_too, &device_too, &None, 10).await.map(drop) });
+    tokio::time::timeout(Duration::from_secs(4), waits(&schema, "read_marks")).await.unwrap();
+    transaction.commit().await.unwrap();
+    seen.await.unwrap().unwrap();
+    let there = store.memberships(&[(id, alice)], &device).await.unwrap().remove(0).unwrap();
+    assert_eq!(there.read, Mark { seq: Seq(2), ordinal: Ordinal(2) });
+}
+
+/// Until a statement on a table of the schema waits for a lock.
+async fn waits(schema: &Schema, table: &str) {
     let mut conn = PgConnection::connect(&server()).await.unwrap();
     loop {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0",
         )
-        .bind(format!("{}.user_states", schema.quoted()))
+        .bind(format!("{}.{table}", schema.quoted()))
         .fetch_one(&mut conn)
         .await
         .unwrap();
