@@ -81,6 +81,8 @@ impl Attempt<'_> {
         if let Some(last) = rows.last() {
             let inserted = messages::insert(self.inner, &mut transaction, &rows).await;
             if inserted.as_ref().is_err_and(is_taken) {
+                // At once, so that the second look need not wait for it.
+                transaction.rollback().await.map_err(failed(OPERATION))?;
                 return Ok(None);
             }
             inserted.map_err(failed(OPERATION))?;
@@ -186,6 +188,6 @@ impl Attempt<'_> {
 }
 
 /// Whether a statement met a key that is there already.
-fn is_taken(error: &sqlx::Error) -> bool {
+pub(crate) fn is_taken(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(DatabaseError::is_unique_violation)
 }

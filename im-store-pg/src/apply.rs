@@ -5,12 +5,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Record, Result, SendKey,
-    Seq, UserId,
+    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Outcome, Record, Result,
+    SendKey, Seq, UserId,
 };
 use sqlx::PgConnection;
 
 use crate::{
+    append::is_taken,
     checkpoints::{self, Of},
     connect::{Inner, incarnation},
     error::{BACKEND, failed, other_incarnation},
@@ -23,10 +24,21 @@ const OPERATION: &str = "store.apply";
 
 /// Takes a batch and moves the checkpoint.
 pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
+    // The lock keeps out who applies the same partition. A record that comes from another one, as after a change of how many there
+    // are, is found at the second look.
+    if try_apply(&inner, &batch).await? || try_apply(&inner, &batch).await? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, "somebody else applies the same records")
+        .with_outcome(Outcome::NotDone))
+}
+
+/// One transaction; false, and nothing is done, where a record came in between.
+async fn try_apply(inner: &Inner, batch: &Batch) -> Result<bool> {
     let mut transaction = inner.pool.begin().await.map_err(failed(OPERATION))?;
-    lock(&inner, &mut transaction, &batch).await?;
-    store_epochs::fence(&inner, &mut transaction, &batch.checkpoint.lineage.log, OPERATION).await?;
-    let new = new_records(&inner, &mut transaction, &batch.records).await?;
+    lock(inner, &mut transaction, batch).await?;
+    store_epochs::fence(inner, &mut transaction, &batch.checkpoint.lineage.log, OPERATION).await?;
+    let new = new_records(inner, &mut transaction, &batch.records).await?;
     let row = |LogRecord { position, record }| NewRow {
         record,
         position,
@@ -34,11 +46,16 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
         own: false,
     };
     let rows: Vec<_> = new.into_iter().map(row).collect();
-    messages::insert(&inner, &mut transaction, &rows).await.map_err(failed(OPERATION))?;
-    checkpoints::store(&inner, &mut transaction, Of::Store, batch.partition, &batch.checkpoint)
+    let inserted = messages::insert(inner, &mut transaction, &rows).await;
+    if inserted.as_ref().is_err_and(is_taken) {
+        transaction.rollback().await.map_err(failed(OPERATION))?;
+        return Ok(false);
+    }
+    inserted.map_err(failed(OPERATION))?;
+    checkpoints::store(inner, &mut transaction, Of::Store, batch.partition, &batch.checkpoint)
         .await
         .map_err(failed(OPERATION))?;
-    transaction.commit().await.map_err(failed(OPERATION))
+    transaction.commit().await.map(|()| true).map_err(failed(OPERATION))
 }
 
 /// One apply of a partition at a time; refuses one that was made under another incarnation than this.

@@ -7,10 +7,10 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, ConversationChange, ConversationId, ConversationStore,
-    DeviceId, Effect, Epoch, Floor, GroupInfo, Incarnation, Mark, Marked, MembersChange, MessageLog,
-    MessageStore, Ordinal, Partition, ReadMark, RecordKind, Role, Seq, SettingsChange, StateChanges,
-    Timestamp, UserId, UserState,
+    Append, Batch, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationChange, ConversationId,
+    ConversationStore, DeviceId, Effect, Epoch, Floor, GroupInfo, Incarnation, Lineage, LogRecord, Mark,
+    Marked, MembersChange, MessageLog, MessageStore, Ordinal, Partition, Position, ReadMark, RecordKind,
+    Role, Seq, SettingsChange, StateChanges, Timestamp, UserId, UserState,
 };
 use im_store_pg::{PgBackend, PgStore};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -267,6 +267,42 @@ async fn the_mark_of_a_new_device_does_not_fall_behind_what_it_sends() {
     seen.await.unwrap().unwrap();
     let there = store.memberships(&[(id, alice)], &device).await.unwrap().remove(0).unwrap();
     assert_eq!(there.read, Mark { seq: Seq(2), ordinal: Ordinal(2) });
+}
+
+/// As when the log has got another number of partitions, and a worker of before is still at it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_record_that_comes_from_another_partition_meanwhile_is_passed_over() {
+    let schema = Schema::fresh();
+    let pg = schema.open().await;
+    let (store, log, id) = (pg.store(), Incarnation::new("another log"), group("g"));
+    let epoch = store.open_epoch(&log).await.unwrap();
+    let lineage =
+        Lineage { log, store: store.info().await.unwrap().incarnation, inbox: Incarnation::new("an inbox") };
+    let append = message(&id, &user("alice"), 7);
+    let record = Arc::new(append.at(Mark { seq: Seq(1), ordinal: Ordinal(1) }, Timestamp(1), None));
+    let position = Position { epoch, offset: 1 };
+    let batch = Batch {
+        partition: Partition(0),
+        records: vec![LogRecord { position, record: record.clone() }],
+        checkpoint: Checkpoint { position, rewind: position, lineage },
+    };
+    let mut other = PgConnection::connect(&server()).await.unwrap();
+    let mut transaction = other.begin().await.unwrap();
+    let sql = format!(
+        "INSERT INTO {}.messages VALUES ({}, 'g', 1, 1, 1, 'alice', NULL, NULL, '{}', NULL, 1, 'text', '7', 7, false, 1, {}, 1)",
+        schema.quoted(),
+        Partition::of(&id, pg.log().info().await.unwrap().partitions).0,
+        append.client_msg_id,
+        epoch.0,
+    );
+    sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
+    let applying = store.clone();
+    let applied = tokio::spawn(async move { applying.apply(&batch).await });
+    tokio::time::timeout(Duration::from_secs(4), waits(&schema, "messages")).await.unwrap();
+    transaction.commit().await.unwrap();
+    applied.await.unwrap().unwrap();
+    assert_eq!(MessageStore::get(&store, &[(id, Seq(1))]).await.unwrap(), [Some(record)]);
+    assert_eq!(store.checkpoint(Partition(0)).await.unwrap().map(|there| there.position), Some(position));
 }
 
 /// Until a statement on a table of the schema waits for a lock.
