@@ -247,10 +247,10 @@ async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     let change = SettingsChange { undisturbed: Some(true), ..SettingsChange::default() };
     let version = store.set(&alice, &id, &change).await.unwrap();
     store.state(&alice, &None, &version, 50).await.unwrap();
-    store.versions(&[alice.clone()]).await.unwrap();
+    store.versions(std::slice::from_ref(&alice)).await.unwrap();
     let delivered = inbox.deliver(&delivery).await.unwrap().remove(0).unwrap();
     inbox.pull(&user(0), &delivered.previous.unwrap(), 50).await.unwrap();
-    inbox.ends(&[alice.clone()]).await.unwrap();
+    inbox.ends(std::slice::from_ref(&alice)).await.unwrap();
     let plans = plans.0.lock().unwrap();
     assert!(plans.len() > 30, "{} plans were told of", plans.len());
     let wrong: Vec<_> = plans
