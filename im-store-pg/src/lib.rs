@@ -45,6 +45,7 @@ mod deliver;
 mod devices;
 mod ear;
 mod error;
+mod expire;
 mod inbox;
 mod leases;
 mod log;
