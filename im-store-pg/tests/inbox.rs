@@ -116,8 +116,10 @@ async fn age(conn: &mut PgConnection, by: Duration) {
     }
 }
 
-const TABLES: &str =
-    "SELECT count(*) FROM pg_inherits WHERE inhparent IN ('inbox'::regclass, 'inbox_records'::regclass)";
+/// Tables of before they were aged by a minute.
+const AGED: &str = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+                    WHERE i.inhparent IN ('inbox'::regclass, 'inbox_records'::regclass) \
+                    AND substring(c.relname FROM '[0-9]+$')::bigint < extract(epoch FROM now()) * 1000 - 30000";
 
 #[tokio::test]
 async fn an_idle_users_cursor_outlives_the_expiry_of_its_entry() {
@@ -199,15 +201,14 @@ async fn many_nodes_make_tables_at_once_and_drop_them_at_once() {
 
     age(&mut conn, Duration::from_secs(60)).await;
     let young = deliver(&nodes[0], &records(50..52), std::slice::from_ref(&alice)).await.remove(0);
-    let before = numbers(&mut conn, TABLES).await[0];
-    assert!(before >= 8, "{before} tables of two spans");
+    assert!(numbers(&mut conn, AGED).await[0] >= 4, "tables of two spans");
     let works = nodes.clone().into_iter().map(|pg| tokio::spawn(async move { expire_all(&pg).await }));
     for work in works.collect::<Vec<_>>() {
         work.await.unwrap();
     }
     assert_eq!(numbers(&mut conn, "SELECT DISTINCT place FROM inbox ORDER BY 1").await, [11, 12]);
     assert_eq!(numbers(&mut conn, "SELECT count(*) FROM inbox_records").await, [2]);
-    assert!(numbers(&mut conn, TABLES).await[0] <= before - 4);
+    assert_eq!(numbers(&mut conn, AGED).await, [0]);
     let entries = page(&nodes[1], &alice, &young.previous.unwrap()).await.unwrap();
     assert_eq!(seqs(&entries), [50, 51], "nothing younger goes");
     assert_eq!(page(&nodes[1], &alice, &anchor).await, None);
@@ -404,13 +405,14 @@ async fn explain(conn: &mut PgConnection, mode: &str) {
     assert!(tables <= 13, "{mode}: {tables} tables: {plan}");
 }
 
-/// Each delivery changes a row of each recipient: on its page, or the index would grow with it.
+/// Each delivery changes a row of each recipient: on its page, or the index would grow with it. One change only: of more the server can
+/// first give back the room when nobody else's transaction looks.
 #[tokio::test]
 async fn the_ends_are_updated_on_their_pages() {
     let schema = Schema::fresh();
     let pg = schema.open().await;
     let users: Vec<_> = (0..300).map(|n| user(&format!("u{n}"))).collect();
-    for n in 0..30 {
+    for n in 0..2 {
         deliver(&pg, &records(n..n + 1), &users).await;
     }
     // A closed connection has told what it did.
@@ -423,7 +425,7 @@ async fn the_ends_are_updated_on_their_pages() {
         .fetch_one(&mut conn)
         .await
         .unwrap();
-        if all == 29 * 300 {
+        if all == 300 {
             break (all, on_page);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
