@@ -153,24 +153,26 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (projection, partition)
 ) WITH (fillfactor = 10);
 
--- The end of each user's inbox. Whoever delivers holds the row's lock until it has committed. A nonce is given anew by each delivery:
--- a place and its nonce name an entry for ever, also after a lost tail was filled again.
+-- The end of each user's inbox; place 0 is before every entry. Whoever delivers holds the row's lock until it has committed. A nonce is
+-- given anew by each delivery: a place and its nonce name an entry for ever, also after a lost tail was filled again. Nothing but the
+-- key is indexed, so that an update stays on its page.
 CREATE TABLE inbox_ends (
     user_id text COLLATE "C" PRIMARY KEY,
     place bigint NOT NULL,
     nonce bigint NOT NULL,
-    previous bigint NOT NULL,            -- the nonce before the last delivery
-    anchor bigint NOT NULL               -- the nonce of place 0, before every entry
+    previous bigint NOT NULL             -- the nonce at the end before the last delivery
 ) WITH (fillfactor = 50);
 
--- The sync inbox: who has which record at which place. Places of a user are dense, so that each entry names its predecessor. Tables by
--- time of delivery, dropped when they expire.
+-- The sync inbox: who has which record at which place. Places of a user are dense, and each entry knows the nonce of the place before:
+-- so a cursor is proven by the entry after it, also when its own has expired. Tables by time of delivery, dropped when they expire;
+-- src/spans.rs makes them.
 CREATE TABLE inbox (
-    delivered bigint NOT NULL,           -- the beginning of the span of time
+    delivered bigint NOT NULL,           -- when
     user_id text COLLATE "C" NOT NULL,
     place bigint NOT NULL,
     nonce bigint NOT NULL,
-    record bigint NOT NULL,              -- inbox_records.id, of the same span
+    previous bigint NOT NULL,            -- the nonce of the place before
+    record bigint NOT NULL,              -- inbox_records.id, of the same delivery
     PRIMARY KEY (user_id, place, delivered)
 ) PARTITION BY RANGE (delivered);
 
@@ -179,7 +181,7 @@ CREATE TABLE inbox_records (
     delivered bigint NOT NULL,
     id bigint NOT NULL,
     record bytea NOT NULL,
-    PRIMARY KEY (id, delivered)
+    PRIMARY KEY (delivered, id)          -- so new keys are written to one end of the index
 ) PARTITION BY RANGE (delivered);
 
 -- Who does which work, and which sessions are alive: worth nothing after a crash, so not worth a write to the disk.

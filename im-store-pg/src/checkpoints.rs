@@ -25,7 +25,19 @@ impl Of {
     }
 }
 
-/// Moves a checkpoint within a transaction; within a lineage only forward.
+/// How a checkpoint moves, after `INSERT INTO {im}.checkpoints AS known`: within a lineage only forward.
+macro_rules! moves {
+    () => {
+        "ON CONFLICT (projection, partition) DO UPDATE SET epoch = excluded.epoch, log_offset = excluded.log_offset, \
+         rewind_epoch = excluded.rewind_epoch, rewind_offset = excluded.rewind_offset, log = excluded.log, \
+         store = excluded.store, inbox = excluded.inbox \
+         WHERE (excluded.log, excluded.store, excluded.inbox) <> (known.log, known.store, known.inbox) \
+         OR (excluded.epoch, excluded.log_offset) >= (known.epoch, known.log_offset)"
+    };
+}
+pub(crate) use moves;
+
+/// Moves a checkpoint within a transaction.
 pub(crate) async fn store(
     inner: &Inner,
     conn: &mut PgConnection,
@@ -34,15 +46,12 @@ pub(crate) async fn store(
     checkpoint: &Checkpoint,
 ) -> sqlx::Result<()> {
     let Checkpoint { position, rewind, lineage } = checkpoint;
-    let sql = inner.sql(
+    let sql = inner.sql(concat!(
         "INSERT INTO {im}.checkpoints AS known \
          (projection, partition, epoch, log_offset, rewind_epoch, rewind_offset, log, store, inbox) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (projection, partition) DO UPDATE SET epoch = excluded.epoch, \
-         log_offset = excluded.log_offset, rewind_epoch = excluded.rewind_epoch, rewind_offset = excluded.rewind_offset, \
-         log = excluded.log, store = excluded.store, inbox = excluded.inbox \
-         WHERE (excluded.log, excluded.store, excluded.inbox) <> (known.log, known.store, known.inbox) \
-         OR (excluded.epoch, excluded.log_offset) >= (known.epoch, known.log_offset)",
-    );
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ",
+        moves!()
+    ));
     sqlx::query(sql)
         .bind(of.as_str())
         .bind(i32::from(partition.0))

@@ -2,15 +2,17 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use im_core::{Checkpoint, Cursor, Delivered, Delivery, Error, ErrorKind, Outcome, Result, codec};
-use sqlx::postgres::PgRow;
+use im_core::{Checkpoint, Cursor, Delivered, Delivery, Error, ErrorKind, Outcome, Recipient, Result, codec};
+use sqlx::{error::DatabaseError, postgres::PgRow};
 
 use crate::{
+    checkpoints::moves,
     connect::{Inner, incarnation, now},
     cursor::{Stand, nonce},
-    error::{BACKEND, failed, invalid, other_incarnation},
+    error::{BACKEND, corrupt, failed, invalid, other_incarnation},
     inbox::MOST_RECIPIENTS,
     rows::{Columns, number},
+    spans,
 };
 
 const OPERATION: &str = "inbox.deliver";
@@ -18,27 +20,31 @@ const OPERATION: &str = "inbox.deliver";
 /// A record's id is its delivery's nonce and its place in the delivery, in so many bits.
 const INDEX_BITS: u32 = 16;
 
-/// How often a delivery is tried when its span of time is over before it has begun.
+/// How often a delivery is tried for which there is no table.
 const TRIES: usize = 3;
 
 /// Delivers, all or nothing.
-pub(crate) async fn deliver(inner: Arc<Inner>, delivery: Delivery) -> Result<Vec<Result<Delivered>>> {
-    check(&delivery)?;
-    for _ in 0..TRIES {
-        let span = inner.spans.current(&inner, OPERATION).await?;
-        let fresh = nonce();
-        let rows = write(&inner, &delivery, span, fresh).await?;
-        if let Some(rows) = rows {
-            return answers(&delivery, &rows, fresh);
-        }
-        let present = inner.incarnation(OPERATION).await?;
-        if delivery.inbox != present {
-            return Err(other_incarnation(OPERATION, &delivery.inbox, present.as_str()));
-        }
-        inner.spans.forget();
+pub(crate) async fn deliver(inner: &Arc<Inner>, delivery: &Delivery) -> Result<Vec<Result<Delivered>>> {
+    check(delivery)?;
+    if !inner.spans.are_known() {
+        spans::make(inner, OPERATION).await?;
     }
-    let message = "the server's clock runs faster than deliveries are done";
-    Err(Error::new(ErrorKind::Timeout, BACKEND, OPERATION, message).with_outcome(Outcome::NotDone))
+    for _ in 0..TRIES {
+        let fresh = nonce();
+        match write(inner, delivery, fresh).await {
+            Ok(rows) => return answers(inner, delivery, &rows, fresh).await,
+            // Nothing was delivered for so long that nobody has made the table of this span.
+            Err(error) if has_no_table(&error) => spans::make(inner, OPERATION).await?,
+            Err(error) => return Err(failed(OPERATION)(error)),
+        }
+    }
+    let message = "the tables of the inbox are always of another time than the delivery";
+    Err(Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, message).with_outcome(Outcome::NotDone))
+}
+
+/// Whether a row fits into none of the tables.
+fn has_no_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(DatabaseError::is_check_violation)
 }
 
 fn check(delivery: &Delivery) -> Result<()> {
@@ -56,34 +62,33 @@ fn check(delivery: &Delivery) -> Result<()> {
     if is_right { Ok(()) } else { Err(invalid(OPERATION, "a recipient of a record that is not there")) }
 }
 
-/// What has become of the recipients; none, and nothing is written, where the incarnation is another one or the span is over.
-async fn write(inner: &Inner, delivery: &Delivery, span: i64, fresh: i64) -> Result<Option<Vec<PgRow>>> {
+/// When it was delivered, and where each recipient stands then; no row, and nothing is written, under another incarnation.
+///
+/// The time is taken when all ends are locked: so no entry is older than one before it, and none expires before that.
+async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<Vec<PgRow>> {
     let sql = inner.sql(concat!(
         "WITH guard AS MATERIALIZED (SELECT 1 WHERE ",
         incarnation!(),
-        " = $1 AND ",
-        now!(),
-        " < $2), recipients AS MATERIALIZED (SELECT r.* FROM guard, unnest($3::text[], $4::bigint[]) WITH ORDINALITY \
+        " = $1), recipients AS MATERIALIZED (SELECT r.* FROM guard, unnest($2::text[], $3::bigint[]) WITH ORDINALITY \
          AS r (user_id, count, at)), \
-         ends AS (INSERT INTO {im}.inbox_ends AS known (user_id, place, nonce, previous, anchor) \
-         SELECT user_id, count, $5, $6, $6 FROM recipients ORDER BY user_id COLLATE \"C\" \
+         ends AS (INSERT INTO {im}.inbox_ends AS known (user_id, place, nonce, previous) \
+         SELECT user_id, count, $4, $5 FROM recipients ORDER BY user_id COLLATE \"C\" \
          ON CONFLICT (user_id) DO UPDATE SET place = known.place + excluded.place, previous = known.nonce, \
          nonce = excluded.nonce RETURNING user_id, place, previous), \
-         records AS (INSERT INTO {im}.inbox_records (delivered, id, record) SELECT $7, k.id, k.record \
-         FROM guard, unnest($8::bigint[], $9::bytea[]) AS k (id, record)), \
-         entries AS (INSERT INTO {im}.inbox (delivered, user_id, place, nonce, record) \
-         SELECT $7, e.user_id, e.place - r.count + k.number, $5, k.record \
-         FROM unnest($10::bigint[], $11::bigint[], $12::bigint[]) AS k (at, number, record) \
+         locked AS MATERIALIZED (SELECT count(*), ",
+        now!(),
+        " AS time FROM ends), \
+         records AS (INSERT INTO {im}.inbox_records (delivered, id, record) SELECT locked.time, k.id, k.record \
+         FROM guard, locked, unnest($6::bigint[], $7::bytea[]) AS k (id, record)), \
+         entries AS (INSERT INTO {im}.inbox (delivered, user_id, place, nonce, previous, record) \
+         SELECT locked.time, e.user_id, e.place - r.count + k.number, $4, CASE k.number WHEN 1 THEN e.previous ELSE $4 END, \
+         k.record FROM locked, unnest($8::bigint[], $9::bigint[], $10::bigint[]) AS k (at, number, record) \
          JOIN recipients r ON r.at = k.at JOIN ends e ON e.user_id = r.user_id), \
          checkpoint AS (INSERT INTO {im}.checkpoints AS known \
          (projection, partition, epoch, log_offset, rewind_epoch, rewind_offset, log, store, inbox) \
-         SELECT 'inbox', $13, $14, $15, $16, $17, $18, $19, $20 FROM guard WHERE $14 IS NOT NULL \
-         ON CONFLICT (projection, partition) DO UPDATE SET epoch = excluded.epoch, log_offset = excluded.log_offset, \
-         rewind_epoch = excluded.rewind_epoch, rewind_offset = excluded.rewind_offset, log = excluded.log, \
-         store = excluded.store, inbox = excluded.inbox \
-         WHERE (excluded.log, excluded.store, excluded.inbox) <> (known.log, known.store, known.inbox) \
-         OR (excluded.epoch, excluded.log_offset) >= (known.epoch, known.log_offset)) \
-         SELECT e.user_id, e.place, e.previous FROM guard LEFT JOIN ends e ON true"
+         SELECT 'inbox', $11, $12, $13, $14, $15, $16, $17, $18 FROM guard WHERE $12 IS NOT NULL ",
+        moves!(),
+        ") SELECT locked.time, e.user_id, e.place, e.previous FROM guard CROSS JOIN locked LEFT JOIN ends e ON true"
     ));
     let (at, numbers, ids) = entries(delivery, fresh);
     let recipients = &delivery.recipients;
@@ -91,14 +96,12 @@ async fn write(inner: &Inner, delivery: &Delivery, span: i64, fresh: i64) -> Res
     let position = delivery.checkpoint.as_ref().map(|checkpoint| checkpoint.position);
     let rewind = delivery.checkpoint.as_ref().map(|checkpoint| checkpoint.rewind);
     let lineage = delivery.checkpoint.as_ref().map(|Checkpoint { lineage, .. }| lineage);
-    let rows = sqlx::query(sql)
+    sqlx::query(sql)
         .bind(delivery.inbox.as_str())
-        .bind(inner.spans.until(span))
         .bind(recipients.iter().map(|recipient| recipient.user.as_str()).collect::<Vec<_>>())
         .bind(recipients.iter().map(|recipient| recipient.records.len() as i64).collect::<Vec<_>>())
         .bind(fresh)
         .bind(nonce())
-        .bind(span)
         .bind(used)
         .bind(records)
         .bind(at)
@@ -114,8 +117,6 @@ async fn write(inner: &Inner, delivery: &Delivery, span: i64, fresh: i64) -> Res
         .bind(lineage.map(|lineage| lineage.inbox.as_str()))
         .fetch_all(&inner.pool)
         .await
-        .map_err(failed(OPERATION))?;
-    Ok((!rows.is_empty()).then_some(rows))
 }
 
 fn id(fresh: i64, index: u32) -> i64 {
@@ -145,23 +146,47 @@ fn records(delivery: &Delivery, fresh: i64) -> (Vec<i64>, Vec<Vec<u8>>) {
     records.map(|((index, record), _)| (id(fresh, index), codec::encode(&record.record).to_vec())).unzip()
 }
 
-fn answers(delivery: &Delivery, rows: &[PgRow], fresh: i64) -> Result<Vec<Result<Delivered>>> {
+async fn answers(
+    inner: &Arc<Inner>,
+    delivery: &Delivery,
+    rows: &[PgRow],
+    fresh: i64,
+) -> Result<Vec<Result<Delivered>>> {
+    let Some(first) = rows.first() else {
+        let present = inner.incarnation(OPERATION).await?;
+        return Err(other_incarnation(OPERATION, &delivery.inbox, present.as_str()));
+    };
+    if inner.spans.end_soon(Columns::new(first, 0, OPERATION).int(0)?) {
+        spans::make_aside(inner, OPERATION);
+    }
+    let ends = ends(rows)?;
+    let mut answers = Vec::with_capacity(delivery.recipients.len());
+    // Recipients in a row may stand at the same places: they share one list.
+    let mut last: Option<(i64, Arc<[Cursor]>)> = None;
+    for Recipient { user, records } in &delivery.recipients {
+        let Some((place, previous)) = ends.get(user.as_str()) else {
+            return Err(corrupt(OPERATION, "a recipient without an end"));
+        };
+        let before = place - records.len() as i64;
+        let cursors = match &last {
+            Some((end, cursors)) if end == place && cursors.len() == records.len() => cursors.clone(),
+            _ => (before + 1..=*place).map(|place| Stand { place, nonce: fresh }.cursor()).collect(),
+        };
+        last = Some((*place, cursors.clone()));
+        let previous = Some(Stand { place: before, nonce: *previous }.cursor());
+        answers.push(Ok(Delivered { previous, cursors }));
+    }
+    Ok(answers)
+}
+
+/// Each user's place after the delivery, and the nonce before it.
+fn ends(rows: &[PgRow]) -> Result<HashMap<&str, (i64, i64)>> {
     let mut ends = HashMap::with_capacity(rows.len());
     for row in rows {
         let columns = Columns::new(row, 0, OPERATION);
-        if let Some(user) = columns.optional_text(0)? {
-            ends.insert(user, (columns.int(1)?, columns.int(2)?));
+        if let Some(user) = columns.optional_text(1)? {
+            ends.insert(user, (columns.int(2)?, columns.int(3)?));
         }
     }
-    let answer = |recipient: &im_core::Recipient| {
-        let count = recipient.records.len() as i64;
-        let Some((place, previous)) = ends.get(recipient.user.as_str()) else {
-            return Err(invalid(OPERATION, "a recipient that is named twice"));
-        };
-        let before = place - count;
-        let cursors: Arc<[Cursor]> =
-            (before + 1..=*place).map(|place| Stand { place, nonce: fresh }.cursor()).collect();
-        Ok(Delivered { previous: Some(Stand { place: before, nonce: *previous }.cursor()), cursors })
-    };
-    Ok(delivery.recipients.iter().map(answer).collect())
+    Ok(ends)
 }

@@ -10,6 +10,7 @@ pub(crate) const BACKEND: &str = "postgres";
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 const STATES: &[(&str, ErrorKind, Outcome)] = &[
     ("08", ErrorKind::Unavailable, Outcome::Unknown), // connection exceptions
+    ("21000", ErrorKind::Invalid, Outcome::NotDone),  // a batch that names a row twice
     ("22021", ErrorKind::Invalid, Outcome::NotDone),  // not a character of the encoding, such as NUL
     ("22P05", ErrorKind::Invalid, Outcome::NotDone),  // the same
     ("25006", ErrorKind::Unavailable, Outcome::NotDone), // read only: a standby

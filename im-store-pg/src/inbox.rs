@@ -10,17 +10,18 @@ use im_core::{
 
 use crate::{
     checkpoints::{self, Of},
-    connect::{Inner, detached},
+    connect::Inner,
     cursor::{Stand, nonce},
     deliver,
     error::{BACKEND, corrupt, failed},
+    expire,
     log::loss_window,
     messages::index,
     rows::{Columns, limit},
 };
 
-/// The most recipients of one delivery.
-pub(crate) const MOST_RECIPIENTS: usize = 50_000;
+/// The most recipients of one delivery: with a few entries each it takes a second, far less than a statement may.
+pub(crate) const MOST_RECIPIENTS: usize = 20_000;
 /// The most entries of one page.
 const MOST_ENTRIES: usize = 10_000;
 const PULL: &str = "inbox.pull";
@@ -29,65 +30,73 @@ const PULL: &str = "inbox.pull";
 #[derive(Debug, Clone)]
 pub struct PgInbox(pub(crate) Arc<Inner>);
 
-/// What a pull finds: where the inbox ends and begins, and the entries from the cursor's own on.
+/// What a pull finds: where the inbox ends, and the entries after the cursor, as many as are wanted at most.
 struct Found {
     end: Stand,
-    anchor: i64,
-    entries: Vec<(Stand, Vec<u8>)>,
+    entries: Vec<Row>,
+}
+
+/// An entry with the nonce of the place before, and its record.
+struct Row {
+    stand: Stand,
+    previous: i64,
+    record: Option<Vec<u8>>,
 }
 
 impl PgInbox {
-    async fn find(&self, user: &UserId, from: i64, wanted: usize) -> Result<Option<Found>> {
+    /// One statement, so that it sees one state. The limit stands within, so that only the page's records are looked up, each by the
+    /// key, whatever the planner thinks of the tables; tables of which everything has expired are left out.
+    async fn find(&self, user: &UserId, after: i64, wanted: usize) -> Result<Option<Found>> {
         let sql = self.0.sql(
-            "SELECT e.place, e.nonce, e.anchor, x.place, x.nonce, x.record FROM {im}.inbox_ends e LEFT JOIN LATERAL \
-             (SELECT i.place, i.nonce, r.record FROM {im}.inbox i JOIN {im}.inbox_records r ON r.delivered = i.delivered \
-             AND r.id = i.record WHERE i.user_id = $1 AND i.place >= $2 ORDER BY i.place LIMIT $3) x ON true \
-             WHERE e.user_id = $1 ORDER BY x.place",
+            "SELECT e.place, e.nonce, i.place, i.nonce, i.previous, r.record FROM {im}.inbox_ends e LEFT JOIN \
+             (SELECT * FROM {im}.inbox WHERE user_id = $1 AND place > $2 \
+             AND delivered >= (extract(epoch FROM now()) * 1000)::bigint - $4 ORDER BY place LIMIT $3) i ON true \
+             LEFT JOIN LATERAL (SELECT record FROM {im}.inbox_records WHERE id = i.record AND delivered = i.delivered LIMIT 1) r \
+             ON true WHERE e.user_id = $1",
         );
         let rows = sqlx::query(sql)
             .bind(user.as_str())
-            .bind(from)
+            .bind(after)
             .bind(limit(wanted))
+            .bind(self.0.spans.longest_life())
             .fetch_all(&self.0.pool)
             .await
             .map_err(failed(PULL))?;
         let Some(first) = rows.first() else { return Ok(None) };
         let first = Columns::new(first, 0, PULL);
-        let mut found = Found {
-            end: Stand { place: first.int(0)?, nonce: first.int(1)? },
-            anchor: first.int(2)?,
-            entries: Vec::with_capacity(rows.len()),
-        };
+        let end = Stand { place: first.int(0)?, nonce: first.int(1)? };
+        let mut entries = Vec::with_capacity(rows.len());
         for row in &rows {
             let columns = Columns::new(row, 0, PULL);
-            if let Some(place) = columns.optional_int(3)? {
-                found.entries.push((Stand { place, nonce: columns.int(4)? }, columns.get(5)?));
+            if let Some(place) = columns.optional_int(2)? {
+                let stand = Stand { place, nonce: columns.int(3)? };
+                entries.push(Row { stand, previous: columns.int(4)?, record: columns.get(5)? });
             }
         }
-        Ok(Some(found))
+        // The statement reads them in order, but does not promise it.
+        entries.sort_unstable_by_key(|entry| entry.stand.place);
+        Ok(Some(Found { end, entries }))
     }
 }
 
 impl Found {
-    /// The entries after a cursor, if they are provably all of them, and the cursor's own entry is the one that the client saw.
-    fn after(mut self, cursor: Stand) -> Option<Vec<(Stand, Vec<u8>)>> {
-        if cursor.place == self.end.place {
-            return (cursor == self.end).then(Vec::new);
-        }
-        let own = match cursor.place {
-            0 => Stand { place: 0, nonce: self.anchor },
-            _ if self.entries.is_empty() => return None,
-            _ => self.entries.remove(0).0,
+    /// The entries after a cursor, if its own entry is provably the one that the client saw, and nothing after it is gone. Of more
+    /// than are wanted the rest is not looked at: it is younger, and goes later.
+    fn after(self, cursor: Stand, wanted: usize) -> Option<Vec<Row>> {
+        let (Some(first), Some(last)) = (self.entries.first(), self.entries.last()) else {
+            return (cursor == self.end).then_some(self.entries);
         };
-        let is_dense =
-            (cursor.place + 1..).zip(&self.entries).all(|(place, (entry, _))| entry.place == place);
-        (own == cursor && is_dense && !self.entries.is_empty()).then_some(self.entries)
+        let is_proven = first.previous == cursor.nonce;
+        let is_dense = (1..).zip(&self.entries).all(|(n, entry)| entry.stand.place == cursor.place + n);
+        let is_whole = self.entries.len() == wanted || last.stand == self.end;
+        (is_proven && is_dense && is_whole).then_some(self.entries)
     }
 }
 
-fn entry((stand, record): (Stand, Vec<u8>)) -> Result<Entry> {
+fn entry(row: Row) -> Result<Entry> {
+    let record = row.record.ok_or_else(|| corrupt(PULL, "an entry without its record"))?;
     let record = codec::decode(&record).map_err(|error| corrupt(PULL, error.to_string()))?;
-    Ok(Entry { cursor: stand.cursor(), record: Arc::new(record) })
+    Ok(Entry { cursor: row.stand.cursor(), record: Arc::new(record) })
 }
 
 #[async_trait]
@@ -109,15 +118,16 @@ impl SyncInbox for PgInbox {
     }
 
     async fn deliver(&self, delivery: &Delivery) -> Result<Vec<Result<Delivered>>> {
-        detached("inbox.deliver", deliver::deliver(self.0.clone(), delivery.clone())).await
+        deliver::deliver(&self.0, delivery).await
     }
 
     async fn pull(&self, user: &UserId, after: &Cursor, max: usize) -> Result<Pull> {
         let Some(cursor) = Stand::of(after) else { return Ok(Pull::Resync) };
         let max = max.clamp(1, MOST_ENTRIES);
-        // The cursor's own entry, and one more than wanted.
-        let found = self.find(user, cursor.place, max + 2).await?;
-        let Some(mut entries) = found.and_then(|found| found.after(cursor)) else { return Ok(Pull::Resync) };
+        let found = self.find(user, cursor.place, max + 1).await?;
+        let Some(mut entries) = found.and_then(|found| found.after(cursor, max + 1)) else {
+            return Ok(Pull::Resync);
+        };
         let more = entries.len() > max;
         entries.truncate(max);
         Ok(Pull::Page { entries: entries.into_iter().map(entry).collect::<Result<_>>()?, more })
@@ -125,9 +135,10 @@ impl SyncInbox for PgInbox {
 
     async fn ends(&self, users: &[UserId]) -> Result<Vec<Option<Cursor>>> {
         let operation = "inbox.ends";
+        // A sub-select with a limit: each user is looked up by the key, whatever the planner thinks of the table.
         let sql = self.0.sql(
-            "SELECT e.place, e.nonce, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (user_id, at) \
-             JOIN {im}.inbox_ends e ON e.user_id = k.user_id",
+            "SELECT e.place, e.nonce, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (user_id, at) CROSS JOIN LATERAL \
+             (SELECT place, nonce FROM {im}.inbox_ends e WHERE e.user_id = k.user_id LIMIT 1) e",
         );
         let rows = sqlx::query(sql)
             .bind(users.iter().map(UserId::as_str).collect::<Vec<_>>())
@@ -144,8 +155,12 @@ impl SyncInbox for PgInbox {
     }
 
     async fn anchor(&self, user: &UserId) -> Result<Cursor> {
+        if let Some(end) = self.ends(std::slice::from_ref(user)).await?.pop().flatten() {
+            return Ok(end);
+        }
+        // Somebody may have been quicker.
         let sql = self.0.sql(
-            "INSERT INTO {im}.inbox_ends AS known (user_id, place, nonce, previous, anchor) VALUES ($1, 0, $2, $2, $2) \
+            "INSERT INTO {im}.inbox_ends AS known (user_id, place, nonce, previous) VALUES ($1, 0, $2, $2) \
              ON CONFLICT (user_id) DO UPDATE SET place = known.place RETURNING place, nonce",
         );
         let (place, nonce): (i64, i64) = sqlx::query_as(sql)
@@ -158,7 +173,6 @@ impl SyncInbox for PgInbox {
     }
 
     async fn expire(&self, _: usize) -> Result<bool> {
-        let inner = self.0.clone();
-        detached("inbox.expire", async move { inner.spans.expire(&inner, "inbox.expire").await }).await
+        expire::expire(&self.0).await
     }
 }

@@ -30,7 +30,7 @@
 //! | `conversations` | what they are, and where each timeline ends |
 //! | `group_members`, `applied` | the intervals of members, of SINGLE conversations too, with role and settings; up to which record |
 //! | `read_marks`, `user_states`, `state_changes`, `devices` | the users' own state and its versions |
-//! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, in tables by time of delivery |
+//! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, in tables by time of delivery: `inbox_<from>`, `inbox_records_<from>`. They are made ahead and dropped as a whole while the chat runs, so its user must keep the right to create tables |
 //! | `log_partitions`, `log_epochs`, `store_epochs`, `checkpoints`, `meta` | where everything stands, and what the data are |
 //! | `leases`, `nodes`, `sessions` | who does what, and who is there; unlogged |
 
@@ -45,6 +45,7 @@ mod deliver;
 mod devices;
 mod ear;
 mod error;
+mod expire;
 mod inbox;
 mod leases;
 mod log;

@@ -1,109 +1,62 @@
-//! The spans of time by which the inbox lies in tables: made ahead, dropped as a whole.
+//! The tables of the inbox, each for a span of time: made ahead, dropped as a whole by [`expire`](crate::expire).
 
 use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
 use im_core::Result;
-use sqlx::{AssertSqlSafe, PgConnection};
-use tokio::time::Instant;
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor};
 
 use crate::{
-    connect::{Inner, now},
+    connect::{Inner, detached, now},
     error::failed,
+    rows::Columns,
 };
 
 /// How many spans an entry lives through.
 const SPANS: u32 = 8;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// How long an expiry waits for the lock that a drop needs: everybody who comes after it waits behind it.
-const DROP_WAIT: &str = "100ms";
 
 /// What this node knows of the spans.
 #[derive(Debug)]
 pub(crate) struct Spans {
     length: i64,
     expiry: i64,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// When the server was asked for its time, and what it said.
-    time: Option<(Instant, i64)>,
-    /// The spans whose tables are there.
-    there: BTreeSet<i64>,
+    /// Up to here, by the server's clock, there are tables.
+    until: AtomicI64,
+    /// Some are being made.
+    busy: AtomicBool,
 }
 
 impl Spans {
     pub(crate) fn new(expiry: Duration) -> Self {
-        let length = (expiry / SPANS).clamp(SHORTEST, LONGEST);
-        Self { length: millis(length), expiry: millis(expiry), state: Mutex::default() }
+        let length = millis((expiry / SPANS).clamp(SHORTEST, LONGEST));
+        Self { length, expiry: millis(expiry), until: AtomicI64::new(i64::MIN), busy: AtomicBool::new(false) }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How long entries are kept at least, in milliseconds.
+    pub(crate) fn expiry(&self) -> i64 {
+        self.expiry
     }
 
-    /// By when at the latest a delivery into a span must be done, by the server's clock: an entry's life begins with its span.
-    pub(crate) fn until(&self, span: i64) -> i64 {
-        span + 2 * self.length
+    /// The age at which an entry is certainly in a table that may be dropped.
+    pub(crate) fn longest_life(&self) -> i64 {
+        self.expiry + self.length
     }
 
-    /// The span of now, with its table.
-    pub(crate) async fn current(&self, inner: &Inner, operation: &'static str) -> Result<i64> {
-        if let Some(span) = self.known() {
-            return Ok(span);
-        }
-        let time: i64 = sqlx::query_scalar(concat!("SELECT ", now!()))
-            .fetch_one(&inner.pool)
-            .await
-            .map_err(failed(operation))?;
-        let span = time - time.rem_euclid(self.length);
-        // The next one too, so that its first delivery does not wait.
-        make(inner, [span, span + self.length], self.length).await.map_err(failed(operation))?;
-        let mut state = self.state();
-        state.time = Some((Instant::now(), time));
-        state.there.retain(|there| *there >= span);
-        state.there.extend([span, span + self.length]);
-        Ok(span)
+    /// Whether tables are known to be there at all.
+    pub(crate) fn are_known(&self) -> bool {
+        self.until.load(Ordering::Relaxed) > i64::MIN
     }
 
-    fn known(&self) -> Option<i64> {
-        let state = self.state();
-        let (asked, time) = state.time?;
-        let now = time + millis(asked.elapsed());
-        let span = now - now.rem_euclid(self.length);
-        // The server is asked again in each span.
-        (state.there.contains(&span) && now - time < self.length).then_some(span)
-    }
-
-    /// What is known of the time is wrong.
-    pub(crate) fn forget(&self) {
-        self.state().time = None;
-    }
-
-    /// Drops the tables of the oldest span that has expired; whether there are more.
-    pub(crate) async fn expire(&self, inner: &Inner, operation: &'static str) -> Result<bool> {
-        let sql = inner.sql(concat!(
-            "SELECT c.relname, ",
-            now!(),
-            " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = '{im}.inbox'::regclass"
-        ));
-        let tables: Vec<(String, i64)> =
-            sqlx::query_as(sql).fetch_all(&inner.pool).await.map_err(failed(operation))?;
-        let expired = |(name, now): &(String, i64)| {
-            let span: i64 = name.strip_prefix("inbox_")?.parse().ok()?;
-            (span + self.length * 2 + self.expiry <= *now).then_some(span)
-        };
-        let mut expired: Vec<_> = tables.iter().filter_map(expired).collect();
-        expired.sort_unstable();
-        let Some(oldest) = expired.first() else { return Ok(false) };
-        drop_tables(inner, *oldest).await.map_err(failed(operation))?;
-        Ok(expired.len() > 1)
+    /// Whether the span of a time is the last that has tables.
+    pub(crate) fn end_soon(&self, time: i64) -> bool {
+        time + self.length >= self.until.load(Ordering::Relaxed)
     }
 }
 
@@ -111,22 +64,122 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 8)
 }
 
-/// Makes the tables of spans; any number of nodes may.
-async fn make(inner: &Inner, spans: [i64; 2], length: i64) -> sqlx::Result<()> {
-    let mut transaction = inner.pool.begin().await?;
-    lock(inner, &mut transaction).await?;
-    for span in spans {
-        for parent in ["inbox", "inbox_records"] {
-            make_one(inner, &mut transaction, parent, span, span + length).await?;
+/// A table of `inbox` or `inbox_records`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// As SQL has it.
+    pub(crate) name: String,
+    pub(crate) parent: Parent,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+/// In the order in which tables are dropped: an entry never stands without its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Parent {
+    Entries,
+    Records,
+}
+
+impl Parent {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Entries => "inbox",
+            Self::Records => "inbox_records",
         }
     }
-    transaction.commit().await
+}
+
+/// The server's time, and the tables that are there.
+pub(crate) async fn tables(
+    inner: &Inner,
+    conn: impl PgExecutor<'_>,
+    operation: &'static str,
+) -> Result<(i64, Vec<Table>)> {
+    // One that is dropped just now has no bounds.
+    let sql = concat!(
+        "SELECT ",
+        now!(),
+        ", t.name, t.of_records, t.bounds[1], t.bounds[2] FROM (SELECT) one LEFT JOIN (SELECT c.oid::regclass::text AS name, \
+         p.relname = 'inbox_records' AS of_records, regexp_match(pg_get_expr(c.relpartbound, c.oid), \
+         'FROM \\(''?(-?\\d+)''?\\) TO \\(''?(-?\\d+)''?\\)')::bigint[] AS bounds FROM pg_class p \
+         JOIN pg_inherits i ON i.inhparent = p.oid JOIN pg_class c ON c.oid = i.inhrelid \
+         WHERE p.relnamespace = to_regnamespace($1) AND p.relname IN ('inbox', 'inbox_records') AND p.relkind = 'p') t \
+         ON t.bounds IS NOT NULL"
+    );
+    let rows = sqlx::query(sql).bind(inner.schema()).fetch_all(conn).await.map_err(failed(operation))?;
+    let (mut time, mut tables) = (0, Vec::with_capacity(rows.len()));
+    for row in &rows {
+        let columns = Columns::new(row, 0, operation);
+        time = columns.int(0)?;
+        let Some(name) = columns.optional_text(1)? else { continue };
+        let parent = if columns.get(2)? { Parent::Records } else { Parent::Entries };
+        tables.push(Table { name: name.to_owned(), parent, from: columns.int(3)?, to: columns.int(4)? });
+    }
+    Ok((time, tables))
+}
+
+/// Which tables are missing from now until the end of the next span, and until when there are tables then. Those that are there may
+/// be of another length: the expiry was set to another one since.
+fn missing(there: &[(i64, i64)], now: i64, length: i64) -> (Vec<(i64, i64)>, i64) {
+    let (mut missing, mut at) = (Vec::new(), now);
+    while at <= now + length {
+        if let Some((_, to)) = there.iter().find(|(from, to)| (*from..*to).contains(&at)) {
+            at = *to;
+            continue;
+        }
+        let span = at - at.rem_euclid(length);
+        let all = || there.iter().chain(&missing);
+        let from = all().map(|(_, to)| *to).filter(|to| *to <= at).fold(span, i64::max);
+        let to = all().map(|(from, _)| *from).filter(|from| *from > at).fold(span + length, i64::min);
+        missing.push((from, to));
+        at = to;
+    }
+    (missing, at)
+}
+
+/// Makes the tables of this span and the next; any number of nodes may at once.
+pub(crate) async fn make(inner: &Arc<Inner>, operation: &'static str) -> Result<()> {
+    let inner = inner.clone();
+    detached(operation, async move {
+        let mut transaction = inner.pool.begin().await.map_err(failed(operation))?;
+        lock(&inner, &mut transaction).await.map_err(failed(operation))?;
+        let (time, tables) = tables(&inner, &mut *transaction, operation).await?;
+        let mut until = i64::MAX;
+        for parent in [Parent::Entries, Parent::Records] {
+            let of_parent = tables.iter().filter(|table| table.parent == parent);
+            let there: Vec<_> = of_parent.map(|table| (table.from, table.to)).collect();
+            let (missing, end) = missing(&there, time, inner.spans.length);
+            until = until.min(end);
+            for (from, to) in missing {
+                make_one(&inner, &mut transaction, parent, from, to).await.map_err(failed(operation))?;
+            }
+        }
+        transaction.commit().await.map_err(failed(operation))?;
+        inner.spans.until.store(until, Ordering::Relaxed);
+        Ok(())
+    })
+    .await
+}
+
+/// The same aside, so that no delivery has to wait for it.
+pub(crate) fn make_aside(inner: &Arc<Inner>, operation: &'static str) {
+    if inner.spans.busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let inner = inner.clone();
+    tokio::spawn(async move {
+        if let Err(error) = make(&inner, operation).await {
+            tracing::warn!(%error, "the inbox has no tables for the next span of time yet; the next delivery tries again");
+        }
+        inner.spans.busy.store(false, Ordering::Release);
+    });
 }
 
 /// One node at a time makes or drops tables.
-async fn lock(inner: &Inner, conn: &mut PgConnection) -> sqlx::Result<()> {
+pub(crate) async fn lock(inner: &Inner, conn: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/spans', 0))")
-        .bind(&inner.name)
+        .bind(inner.schema())
         .execute(conn)
         .await
         .map(drop)
@@ -135,34 +188,45 @@ async fn lock(inner: &Inner, conn: &mut PgConnection) -> sqlx::Result<()> {
 async fn make_one(
     inner: &Inner,
     conn: &mut PgConnection,
-    parent: &str,
+    parent: Parent,
     from: i64,
     to: i64,
 ) -> sqlx::Result<()> {
-    let schema = inner.schema();
+    let (schema, parent) = (inner.schema(), parent.as_str());
     let name = format!("{schema}.{parent}_{from}");
-    let is_there: bool =
-        sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(&name).fetch_one(&mut *conn).await?;
-    if is_there {
-        return Ok(());
-    }
-    // To attach a table stops nobody; to create it as a partition would wait for all who read or write, and they for it.
+    // To attach a table stops nobody; to create it as a partition would wait for all who read or write, and they for it. No vacuum: rows
+    // are never changed, and the table is dropped before they would have to be frozen.
     let sql = format!(
-        "CREATE TABLE {name} (LIKE {schema}.{parent} INCLUDING ALL); \
+        "CREATE TABLE {name} (LIKE {schema}.{parent} INCLUDING DEFAULTS INCLUDING INDEXES INCLUDING STORAGE) \
+         WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false); \
          ALTER TABLE {schema}.{parent} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to})"
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map(drop)
 }
 
-async fn drop_tables(inner: &Inner, span: i64) -> sqlx::Result<()> {
-    let schema = inner.schema();
-    let mut transaction = inner.pool.begin().await?;
-    lock(inner, &mut transaction).await?;
-    sqlx::query("SELECT set_config('lock_timeout', $1, true)")
-        .bind(DROP_WAIT)
-        .execute(&mut *transaction)
-        .await?;
-    let sql = format!("DROP TABLE IF EXISTS {schema}.inbox_{span}, {schema}.inbox_records_{span}");
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
-    transaction.commit().await
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_of_now_and_of_the_next_span_are_missing_at_first() {
+        assert_eq!(missing(&[], 1234, 100), (vec![(1200, 1300), (1300, 1400)], 1400));
+        assert_eq!(missing(&[], 1200, 100), (vec![(1200, 1300), (1300, 1400)], 1400));
+        assert_eq!(missing(&[(1200, 1300)], 1299, 100), (vec![(1300, 1400)], 1400));
+        assert_eq!(missing(&[(1200, 1300), (1300, 1400)], 1299, 100), (vec![], 1400));
+    }
+
+    #[test]
+    fn tables_of_another_length_are_no_hindrance() {
+        // The expiry was longer.
+        assert_eq!(missing(&[(1000, 2000)], 1950, 100), (vec![(2000, 2100)], 2100));
+        assert_eq!(missing(&[(1000, 1250)], 1260, 100), (vec![(1250, 1300), (1300, 1400)], 1400));
+        // It was shorter.
+        assert_eq!(
+            missing(&[(1500, 1600), (1600, 1700)], 1650, 1000),
+            (vec![(1700, 2000), (2000, 3000)], 3000)
+        );
+        // A clock was turned back.
+        assert_eq!(missing(&[(1250, 1300)], 1220, 100), (vec![(1200, 1250), (1300, 1400)], 1400));
+    }
 }

@@ -187,7 +187,7 @@ async fn fill_elsewhere(beside: &sqlx::PgPool, schema: &Schema) {
          INSERT INTO read_marks SELECT 'elsewhere' || n, 'somebody' || n % 1000, '', 1, 1 FROM generate_series(1, 20000) n; \
          INSERT INTO user_states SELECT 'somebody' || n, 1 FROM generate_series(1, 20000) n; \
          INSERT INTO state_changes SELECT 'somebody' || n, 'elsewhere', 1 FROM generate_series(1, 20000) n; \
-         INSERT INTO inbox_ends SELECT 'somebody' || n, 1, 1, 1, 1 FROM generate_series(1, 20000) n; \
+         INSERT INTO inbox_ends SELECT 'somebody' || n, 1, 1, 1 FROM generate_series(1, 20000) n; \
          ANALYZE conversations, group_members, read_marks, user_states, state_changes, inbox_ends, inbox, inbox_records, messages; \
          RESET search_path"
     );

@@ -45,6 +45,11 @@ impl Schema {
         Self { name: format!("test \"{}\" {number}", process::id()) }
     }
 
+    /// One of a name that has to be quoted in a text, too.
+    pub(crate) fn apostrophe() -> Self {
+        Self { name: format!("o'{}", Self::fresh().name) }
+    }
+
     /// The schema's name, quoted.
     pub(crate) fn quoted(&self) -> String {
         format!("\"{}\"", self.name.replace('"', "\"\""))
