@@ -18,7 +18,7 @@ pub(crate) const SERVER: &str = "IM_TEST_POSTGRES";
 
 /// The windows that tests wait for.
 pub(crate) const EXPIRY: Duration = Duration::from_secs(2);
-pub(crate) const TTL: Duration = Duration::from_secs(1);
+pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PgFixture;
