@@ -277,9 +277,9 @@ impl Listening {
             }
             return;
         }
-        let notice = notices::decode(word.payload());
-        self.subscribers.tell(word.channel(), |subscriber| match &notice {
-            Some(notice) => subscriber.notify(notice.clone()),
+        let notices = notices::decode(word.payload());
+        self.subscribers.tell(word.channel(), |subscriber| match &notices {
+            Some(notices) => notices.iter().for_each(|notice| subscriber.notify(notice.clone())),
             None => subscriber.lag(),
         });
     }
