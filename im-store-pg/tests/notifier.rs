@@ -87,6 +87,17 @@ async fn what_is_said_while_the_server_is_away_is_missing_with_a_word() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_dead_without_a_word_is_found() {
+    let schema = Schema::fresh();
+    let proxy = Proxy::to(&server()).await;
+    let hears = schema.builder_at(&proxy.url(&server())).open().await.unwrap().notifier();
+    let says = schema.open().await.notifier();
+    let mut receiver = hears.subscribe(&node()).await.unwrap();
+    proxy.stall();
+    lags_and_goes_on(&mut receiver, &says, 1).await;
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_fails_a_notify_for_the_time_being() {
     let schema = Schema::fresh();
     let mut proxy = Proxy::to(&server()).await;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 
@@ -12,6 +13,7 @@ pub(crate) struct Proxy {
     here: SocketAddr,
     server: String,
     running: JoinHandle<()>,
+    stalled: watch::Sender<()>,
 }
 
 impl Proxy {
@@ -20,7 +22,9 @@ impl Proxy {
         let server = url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let here = listener.local_addr().unwrap();
-        Self { here, running: tokio::spawn(run(listener, server.clone())), server }
+        let stalled = watch::Sender::new(());
+        let running = tokio::spawn(run(listener, server.clone(), stalled.subscribe()));
+        Self { here, server, running, stalled }
     }
 
     /// The URL by way of the proxy.
@@ -36,18 +40,27 @@ impl Proxy {
 
     pub(crate) async fn mend(&mut self) {
         let listener = TcpListener::bind(self.here).await.unwrap();
-        self.running = tokio::spawn(run(listener, self.server.clone()));
+        self.running = tokio::spawn(run(listener, self.server.clone(), self.stalled.subscribe()));
+    }
+
+    /// Passes nothing on any more on the connections that there are, and keeps them open.
+    pub(crate) fn stall(&self) {
+        self.stalled.send_replace(());
     }
 }
 
-async fn run(listener: TcpListener, server: String) {
+async fn run(listener: TcpListener, server: String, stalled: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         let (mut client, _) = listener.accept().await.unwrap();
-        let server = server.clone();
+        let (server, mut stalled) = (server.clone(), stalled.clone());
+        stalled.mark_unchanged();
         connections.spawn(async move {
             let mut server = TcpStream::connect(server).await.unwrap();
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                _ = stalled.changed() => std::future::pending().await,
+            }
         });
     }
 }
