@@ -209,5 +209,4 @@ CREATE UNLOGGED TABLE sessions (
     number bigint GENERATED ALWAYS AS IDENTITY, -- the order of their coming
     PRIMARY KEY (user_id, session)
 );
-CREATE INDEX sessions_of_node ON sessions (node);
-CREATE INDEX sessions_of_slot ON sessions (user_id, slot);
+CREATE INDEX sessions_of_node ON sessions (node, life);

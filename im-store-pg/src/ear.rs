@@ -23,6 +23,10 @@ use crate::{
 const CAPACITY: usize = 1024;
 /// How often everybody looks without having heard anything: a word may be lost with its connection.
 const LOOK: Duration = Duration::from_millis(500);
+/// After how many silent looks the connection is asked whether it still is one: a server that is cut off says no word of it.
+const ASK_AFTER: u32 = 20;
+/// How long its answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
 /// The pause after a lost connection.
 const PAUSE: Duration = Duration::from_millis(500);
 const OPERATION: &str = "notifier.subscribe";
@@ -36,20 +40,26 @@ struct Subscriber {
 
 impl Subscriber {
     fn notify(&mut self, notice: Notice) {
-        // The last place is kept for `Lagged`, so that it is there also when nothing ever follows.
-        if self.sender.capacity() > 1 {
-            self.lagging = false;
-            // A receiver that is gone misses nothing.
-            let _ = self.sender.try_send(Noticed::Notice(notice));
-        } else {
-            self.lag();
-        }
+        self.put(Noticed::Notice(notice));
     }
 
     fn lag(&mut self) {
-        if !self.lagging {
-            self.lagging = self.sender.try_send(Noticed::Lagged).is_ok() || self.sender.capacity() == 0;
-        }
+        self.put(Noticed::Lagged);
+    }
+
+    fn put(&mut self, noticed: Noticed) {
+        // The last place is kept for `Lagged`, so that it is there also when nothing ever follows.
+        let put = if self.sender.capacity() > 1 {
+            self.lagging = false;
+            noticed
+        } else if self.lagging {
+            return;
+        } else {
+            self.lagging = true;
+            Noticed::Lagged
+        };
+        // A receiver that is gone misses nothing.
+        let _ = self.sender.try_send(put);
     }
 }
 
@@ -152,6 +162,7 @@ impl Listening {
                 Ok(mut listener) => {
                     // What was said meanwhile was not heard.
                     self.subscribers.lag_all();
+                    wake_all(&inner);
                     self.hear(&inner, &mut listener, &log).await
                 }
                 Err(error) => Err(error),
@@ -162,6 +173,7 @@ impl Listening {
                 Err(error) => tracing::warn!(%error, "other nodes are not heard; again in {PAUSE:?}"),
             }
             self.refuse_for_a_while().await;
+            wake_all(&inner);
             self.is_orphan = self.wanted.is_closed();
             if self.is_over() {
                 return;
@@ -187,6 +199,7 @@ impl Listening {
 
     /// Passes words on until the connection breaks, or nobody listens any more.
     async fn hear(&mut self, inner: &Weak<Inner>, listener: &mut PgListener, log: &str) -> sqlx::Result<()> {
+        let mut silent = 0;
         loop {
             tokio::select! {
                 biased;
@@ -194,13 +207,19 @@ impl Listening {
                     Some(wanted) => self.listen(inner, listener, log, wanted).await?,
                     None => self.is_orphan = true,
                 },
-                heard = tokio::time::timeout(LOOK, listener.try_recv()) => {
-                    let heard = match heard {
-                        Err(_) => Heard::Nothing,
-                        Ok(heard) => heard?.map_or(Heard::Lost, Heard::Word),
-                    };
-                    self.pass_on(inner, heard, log);
-                }
+                heard = tokio::time::timeout(LOOK, listener.try_recv()) => match heard {
+                    Ok(heard) => {
+                        silent = 0;
+                        self.pass_on(inner, &heard?.ok_or_else(lost)?, log);
+                    }
+                    Err(_) => {
+                        silent += 1;
+                        wake_all(inner);
+                        if silent % ASK_AFTER == 0 {
+                            ask(listener).await?;
+                        }
+                    }
+                },
             }
             if self.is_over() {
                 return Ok(());
@@ -216,22 +235,7 @@ impl Listening {
         wanted: Wanted,
     ) -> sqlx::Result<()> {
         let Wanted { channel, sender, done } = wanted;
-        let is_known = self.subscribers.lock().contains_key(&channel);
-        let listened = if is_known {
-            // What was said before this went out comes before its answer.
-            sqlx::query("SELECT 1").execute(&mut *listener).await.map(drop)
-        } else {
-            listener.listen(&channel).await
-        };
-        // And is not for the new subscriber.
-        while let Ok(Ok(heard)) = tokio::time::timeout(Duration::ZERO, listener.try_recv()).await {
-            let is_lost = heard.is_none();
-            self.pass_on(inner, heard.map_or(Heard::Lost, Heard::Word), log);
-            if is_lost {
-                break;
-            }
-        }
-        match listened {
+        match self.listen_to(inner, listener, log, &channel).await {
             Ok(()) => {
                 self.subscribers.add(channel, sender);
                 let _ = done.send(Ok(()));
@@ -245,40 +249,60 @@ impl Listening {
         }
     }
 
-    fn pass_on(&self, inner: &Weak<Inner>, heard: Heard, log: &str) {
-        let wake = inner.upgrade();
-        match heard {
-            Heard::Word(word) if word.channel() == log => {
-                if let (Some(inner), Ok(partition)) = (wake, word.payload().parse()) {
-                    inner.wake.wake(partition);
-                }
-            }
-            Heard::Word(word) => {
-                let notice = notices::decode(word.payload());
-                self.subscribers.tell(word.channel(), |subscriber| match &notice {
-                    Some(notice) => subscriber.notify(notice.clone()),
-                    None => subscriber.lag(),
-                });
-            }
-            Heard::Nothing => wake.into_iter().for_each(|inner| inner.wake.wake_all()),
-            Heard::Lost => {
-                self.subscribers.lag_all();
-                wake.into_iter().for_each(|inner| inner.wake.wake_all());
-            }
+    /// Listens on one channel more. What was said before is passed on: it is not for the new subscriber.
+    async fn listen_to(
+        &self,
+        inner: &Weak<Inner>,
+        listener: &mut PgListener,
+        log: &str,
+        channel: &str,
+    ) -> sqlx::Result<()> {
+        let is_known = self.subscribers.lock().contains_key(channel);
+        if is_known {
+            // What was said before this goes out comes before its answer.
+            ask(listener).await?;
+        } else {
+            listener.listen(channel).await?;
         }
+        while let Ok(heard) = tokio::time::timeout(Duration::ZERO, listener.try_recv()).await {
+            self.pass_on(inner, &heard?.ok_or_else(lost)?, log);
+        }
+        Ok(())
+    }
+
+    fn pass_on(&self, inner: &Weak<Inner>, word: &PgNotification, log: &str) {
+        if word.channel() == log {
+            if let (Some(inner), Ok(partition)) = (inner.upgrade(), word.payload().parse()) {
+                inner.wake.wake(partition);
+            }
+            return;
+        }
+        let notices = notices::decode(word.payload());
+        self.subscribers.tell(word.channel(), |subscriber| match &notices {
+            Some(notices) => notices.iter().for_each(|notice| subscriber.notify(notice.clone())),
+            None => subscriber.lag(),
+        });
     }
 }
 
-enum Heard {
-    Word(PgNotification),
-    /// For a while.
-    Nothing,
-    /// The connection was another one until now.
-    Lost,
+fn wake_all(inner: &Weak<Inner>) {
+    inner.upgrade().into_iter().for_each(|inner| inner.wake.wake_all());
+}
+
+/// Whether the server is still there.
+async fn ask(listener: &mut PgListener) -> sqlx::Result<()> {
+    let answer = sqlx::query("SELECT 1").execute(listener);
+    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(lost())).map(drop)
+}
+
+fn lost() -> sqlx::Error {
+    sqlx::Error::Protocol("the connection that listens was lost".to_owned())
 }
 
 async fn connect(pool: &PgPool, log: &str, subscribers: &Subscribers) -> sqlx::Result<PgListener> {
     let mut listener = PgListener::connect_with(pool).await?;
+    // Nobody would see a connection change that is made inside: its wait is given up now and then, and begun again.
+    listener.eager_reconnect(false);
     let channels = subscribers.channels();
     listener.listen_all(channels.iter().map(String::as_str).chain([log])).await?;
     Ok(listener)

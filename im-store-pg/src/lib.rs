@@ -36,6 +36,7 @@
 
 mod append;
 mod apply;
+mod beat;
 mod checkpoints;
 mod config;
 mod connect;

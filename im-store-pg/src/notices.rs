@@ -2,7 +2,7 @@
 //!
 //! A node that runs another version may not understand it; then it is told that it lags.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use im_core::{
@@ -15,6 +15,16 @@ use sha2::{Digest, Sha256};
 /// The longest payload of `NOTIFY` in its default configuration is 7,999 bytes:
 /// <https://www.postgresql.org/docs/current/sql-notify.html>
 const MOST_BYTES: usize = 7_900;
+/// How a payload begins that this version writes and reads.
+const VERSION: char = '1';
+/// The longest text of a notice: with version and brackets a payload.
+const MOST_WORD: usize = MOST_BYTES - 3;
+/// How many sessions one text names at most: such an id has up to 64 bytes, and each may need an escape.
+const MOST_SESSIONS: usize = 50;
+/// What signals are without records and users.
+const EMPTY: usize = "{\"s\":{\"r\":[],\"u\":[]}}".len();
+/// A place of a record in a text, with its comma.
+const PLACE: usize = "4294967295,".len();
 
 /// The channel of a node, among those of the data of this name. A node's id may be longer than a channel's name.
 pub(crate) fn channel(name: &str, node: &NodeId) -> String {
@@ -51,46 +61,112 @@ fn wire(signals: &Signals) -> Wire {
     }
 }
 
-/// A notice in as many payloads as it needs; none where this version has no words for it.
-pub(crate) fn encode(notice: &Notice) -> Vec<String> {
-    let wire = match notice {
-        Notice::Signals(signals) => return pack(signals),
-        Notice::State(user, version) => Wire::State(user.clone(), version.clone()),
-        Notice::Head(id, mark) => Wire::Head(id.clone(), mark.seq.0, mark.ordinal.0),
-        Notice::Kick(user, sessions) => Wire::Kick(user.clone(), sessions.clone()),
-        _ => return Vec::new(),
-    };
-    text(&wire).into_iter().collect()
+/// What one call tells one node: in order, and in as few payloads as it takes.
+#[derive(Default)]
+pub(crate) struct Payloads(Vec<String>);
+
+impl Payloads {
+    pub(crate) fn add(&mut self, notice: &Notice) {
+        for word in words(notice) {
+            match self.0.last_mut() {
+                Some(last) if last.len() + 1 + word.len() < MOST_BYTES => {
+                    last.push(',');
+                    last.push_str(&word);
+                }
+                _ => self.0.push(format!("{VERSION}[{word}")),
+            }
+        }
+    }
+
+    pub(crate) fn into_texts(self) -> impl Iterator<Item = String> {
+        self.0.into_iter().map(|text| text + "]")
+    }
 }
 
-fn text(wire: &Wire) -> Option<String> {
-    serde_json::to_string(wire).ok()
+/// A notice as one text or several, each at most [`MOST_WORD`] long.
+fn words(notice: &Notice) -> Vec<String> {
+    match notice {
+        Notice::Signals(signals) => pack(signals),
+        Notice::State(user, version) => vec![text(&Wire::State(user.clone(), version.clone()))],
+        Notice::Head(id, mark) => vec![text(&Wire::Head(id.clone(), mark.seq.0, mark.ordinal.0))],
+        Notice::Kick(user, sessions) => {
+            let kick = |some: &[SessionId]| text(&Wire::Kick(user.clone(), some.to_vec()));
+            sessions.chunks(MOST_SESSIONS).map(kick).collect()
+        }
+        // This version has no words for it: the node learns that something is missing.
+        _ => vec![text(&())],
+    }
 }
 
-/// What is too long goes in halves; what of one user is too long goes without its records, and then with its last cursor alone.
+fn text(wire: &impl Serialize) -> String {
+    // What is here always has a text; and what is none is understood by nobody, who then lags.
+    serde_json::to_string(wire).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// How long something is as text.
+fn length(wire: &impl Serialize) -> usize {
+    text(wire).len()
+}
+
+/// Signals in as many texts as it takes. What of one user is too long goes without its records, or with its last cursor alone.
 fn pack(signals: &Signals) -> Vec<String> {
-    if let Some(text) = text(&wire(signals)).filter(|text| text.len() <= MOST_BYTES) {
-        return vec![text];
-    }
-    match signals.users.as_slice() {
-        [] => Vec::new(),
-        [one] => {
-            let cursors = one.cursors.last().cloned().into_iter().collect();
-            let bare = UserSignal { records: Arc::default(), cursors, ..one.clone() };
-            text(&wire(&Signals { records: [].into(), users: vec![bare] })).into_iter().collect()
+    let lengths = record_lengths(signals);
+    let (mut texts, mut part, mut size) = (Vec::new(), Vec::new(), EMPTY);
+    let mut sent = HashSet::new();
+    for signal in &signals.users {
+        let signal = fitting(signal, &lengths);
+        let own = signal_length(&signal);
+        let fresh = |sent: &HashSet<u32>| -> usize {
+            let indices: HashSet<&u32> =
+                signal.records.iter().filter(|index| !sent.contains(*index)).collect();
+            indices.into_iter().map(|index| lengths[*index as usize]).sum()
+        };
+        if size + own + fresh(&sent) > MOST_WORD {
+            texts.push(text(&wire(&carried(signals, std::mem::take(&mut part)))));
+            sent.clear();
+            size = EMPTY;
         }
-        many => {
-            let (first, second) = many.split_at(many.len() / 2);
-            [first, second].into_iter().flat_map(|some| pack(&part(signals, some))).collect()
-        }
+        size += own + fresh(&sent);
+        sent.extend(signal.records.iter().copied());
+        part.push(signal);
     }
+    if !part.is_empty() {
+        texts.push(text(&wire(&carried(signals, part))));
+    }
+    texts
+}
+
+/// How long each record is as text, with what stands around it.
+fn record_lengths(signals: &Signals) -> Vec<usize> {
+    let quoted = |record: &Arc<Record>| codec::encode(record).len().div_ceil(3) * 4 + 3;
+    signals.records.iter().map(quoted).collect()
+}
+
+/// How long a user's signal is at most, without its records. Where it is sent they may have other places, which are lower than
+/// the number of all.
+fn signal_length(signal: &UserSignal) -> usize {
+    let UserSignal { user, previous, records, cursors } = signal;
+    length(&(user, previous, (), cursors)) + 1 + records.len() * PLACE
+}
+
+/// A signal that fits into a text of its own.
+fn fitting(signal: &UserSignal, lengths: &[usize]) -> UserSignal {
+    let records: usize = signal.records.iter().map(|index| lengths[*index as usize]).sum();
+    let mut fitting = signal.clone();
+    if EMPTY + signal_length(&fitting) + records > MOST_WORD {
+        fitting.records = Arc::default();
+    }
+    if EMPTY + signal_length(&fitting) > MOST_WORD {
+        fitting.previous = None;
+        fitting.cursors = fitting.cursors.last().cloned().into_iter().collect();
+    }
+    fitting
 }
 
 /// The signals of some users, with the records that they are sent.
-fn part(signals: &Signals, users: &[UserSignal]) -> Signals {
+fn carried(signals: &Signals, mut users: Vec<UserSignal>) -> Signals {
     let mut places = vec![None; signals.records.len()];
     let mut records = Vec::new();
-    let mut users = users.to_vec();
     for user in &mut users {
         let place = |index: &u32| {
             let at = *index as usize;
@@ -104,9 +180,14 @@ fn part(signals: &Signals, users: &[UserSignal]) -> Signals {
     Signals { records: records.into(), users }
 }
 
-/// The notice of a payload; none where it cannot be understood.
-pub(crate) fn decode(text: &str) -> Option<Notice> {
-    Some(match serde_json::from_str(text).ok()? {
+/// The notices of a payload; none where it cannot be understood.
+pub(crate) fn decode(text: &str) -> Option<Vec<Notice>> {
+    let wires: Vec<Wire> = serde_json::from_str(text.strip_prefix(VERSION)?).ok()?;
+    wires.into_iter().map(notice).collect()
+}
+
+fn notice(wire: Wire) -> Option<Notice> {
+    Some(match wire {
         Wire::State(user, version) => Notice::State(user, version),
         Wire::Head(id, seq, ordinal) => Notice::Head(id, Mark { seq: Seq(seq), ordinal: Ordinal(ordinal) }),
         Wire::Kick(user, sessions) => Notice::Kick(user, sessions),
@@ -171,10 +252,19 @@ mod tests {
         }
     }
 
+    fn payloads(notices: &[Notice]) -> Vec<String> {
+        let mut payloads = Payloads::default();
+        notices.iter().for_each(|notice| payloads.add(notice));
+        payloads.into_texts().collect()
+    }
+
+    fn heard(payloads: &[String]) -> Vec<Notice> {
+        assert!(payloads.iter().all(|payload| payload.len() <= MOST_BYTES));
+        payloads.iter().flat_map(|payload| decode(payload).unwrap()).collect()
+    }
+
     /// What users are told by all payloads together: the records' places and the last cursor.
     fn told(payloads: &[String]) -> Vec<(String, Vec<u64>, String)> {
-        assert!(payloads.iter().all(|payload| payload.len() <= MOST_BYTES));
-        let notices = payloads.iter().map(|payload| decode(payload).unwrap());
         let of = |notice| {
             let Notice::Signals(Signals { records, users }) = notice else { panic!("no signals") };
             users.into_iter().map(move |user: UserSignal| {
@@ -182,32 +272,76 @@ mod tests {
                 (user.user.to_string(), seqs, user.cursors.last().unwrap().as_str().to_owned())
             })
         };
-        notices.flat_map(of).collect()
+        heard(payloads).into_iter().flat_map(of).collect()
     }
 
     #[test]
-    fn many_users_are_told_in_several_payloads_all_of_them_everything() {
-        let payloads = encode(&Notice::Signals(signals(1000, &[300, 20])));
-        assert!(payloads.len() > 1);
+    fn many_users_are_told_in_few_payloads_all_of_them_everything() {
+        let payloads = payloads(&[Notice::Signals(signals(1000, &[300, 20]))]);
+        let bytes: usize = payloads.iter().map(String::len).sum();
+        assert!(payloads.len() > 1 && payloads.len() <= bytes / (MOST_BYTES / 2));
         let due: Vec<_> = (0..1000).map(|n| (format!("user-{n}"), vec![0, 1], format!("{n}-1"))).collect();
         assert_eq!(told(&payloads), due);
     }
 
     #[test]
     fn what_is_too_long_for_one_is_told_without_its_records() {
-        let payloads = encode(&Notice::Signals(signals(2, &[9000])));
-        let due: Vec<_> = (0..2).map(|n| (format!("user-{n}"), vec![], format!("{n}-0"))).collect();
+        let mut some = signals(2, &[9000, 10]);
+        some.users[1].records = [1].into();
+        let payloads = payloads(&[Notice::Signals(some)]);
+        let due = [("user-0".into(), vec![], "0-1".into()), ("user-1".into(), vec![1], "1-1".into())];
         assert_eq!(told(&payloads), due);
+    }
+
+    #[test]
+    fn of_very_many_cursors_the_last_is_told() {
+        let payloads = payloads(&[Notice::Signals(signals(1, &[1; 3000]))]);
+        assert_eq!(told(&payloads), [("user-0".into(), vec![], "0-2999".into())]);
+    }
+
+    #[test]
+    fn the_limit_is_kept_wherever_a_record_comes_to_lie() {
+        for bytes in 0..300 {
+            let payloads = payloads(&[Notice::Signals(signals(60, &[bytes * 3, 2000, 300]))]);
+            assert_eq!(told(&payloads).len(), 60);
+        }
+    }
+
+    #[test]
+    fn small_notices_share_payloads_in_their_order() {
+        let session = |n| SessionId::new(format!("{}{n}", "\\".repeat(60))).unwrap();
+        let user = || UserId::new("\"".repeat(64)).unwrap();
+        let mut notices = vec![Notice::Kick(user(), (0..100).map(session).collect())];
+        for n in 0..500 {
+            let mark = Mark { seq: Seq(n), ordinal: Ordinal(n) };
+            notices.push(Notice::Head(ConversationId::group("g").unwrap(), mark));
+            notices.push(Notice::State(user(), StateVersion::new(format!("\0{n}"))));
+        }
+        let payloads = payloads(&notices);
+        assert!(payloads.len() < 30);
+        let (kicks, others): (Vec<_>, Vec<_>) =
+            heard(&payloads).into_iter().partition(|notice| matches!(notice, Notice::Kick(..)));
+        assert_eq!(others, notices[1..]);
+        let of = |notice: Notice| if let Notice::Kick(_, sessions) = notice { sessions } else { Vec::new() };
+        assert_eq!(
+            kicks.into_iter().flat_map(of).collect::<Vec<_>>(),
+            (0..100).map(session).collect::<Vec<_>>()
+        );
+        assert!(payloads.iter().all(|payload| !payload.contains('\0')));
     }
 
     #[test]
     fn what_is_no_notice_is_none() {
         for text in [
             "",
-            "{}",
-            "{\"x\":1}",
-            "{\"s\":{\"r\":[],\"u\":[[\"a\",null,[0],[\"c\"]]]}}",
-            "{\"s\":{\"r\":[\"!\"],\"u\":[]}}",
+            "1",
+            "[]",
+            "2[]",
+            "1[null]",
+            "1[{\"x\":1}]",
+            "1[{\"s\":{\"r\":[],\"u\":[[\"a\",null,[0],[\"c\"]]]}}]",
+            "1[{\"s\":{\"r\":[],\"u\":[[\"a\",null,[],[]]]}}]",
+            "1[{\"s\":{\"r\":[\"!\"],\"u\":[]}}]",
         ] {
             assert!(decode(text).is_none(), "{text}");
         }

@@ -1,10 +1,6 @@
 //! Presence: which sessions are alive, by the server's clock.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use im_core::{
@@ -14,32 +10,40 @@ use im_core::{
 use sqlx::PgConnection;
 
 use crate::{
+    beat,
     connect::{Inner, detached, now},
     error::failed,
     messages::index,
-    rows::{Columns, limit},
+    rows::Columns,
 };
 
 const CONNECT: &str = "presence.connect";
-const BEAT: &str = "presence.beat";
 
-/// How many sessions of dead nodes one beat removes.
-const BURIED: i64 = 1000;
+/// How seldom connects say that their node lives, at least; a tenth of the TTL where that is less.
+const RECENTLY: Duration = Duration::from_secs(1);
 
 /// The presence part.
 #[derive(Debug, Clone)]
 pub struct PgPresence(pub(crate) Arc<Inner>);
 
-/// The node of a session `s`, if it lives.
+/// The node of a session, if it lives.
 macro_rules! join_living {
-    () => {
-        concat!(" JOIN {im}.nodes n ON n.node = s.node AND n.life = s.life AND n.until > ", now!())
+    ($session:literal) => {
+        concat!(
+            " JOIN {im}.nodes n ON n.node = ",
+            $session,
+            ".node AND n.life = ",
+            $session,
+            ".life AND n.until > ",
+            crate::connect::now!()
+        )
     };
 }
+pub(crate) use join_living;
 
 macro_rules! session_columns {
     () => {
-        "s.session, s.node, s.device, s.platform"
+        "s.session, s.node, s.device, s.platform, s.number"
     };
 }
 
@@ -52,50 +56,12 @@ fn session(columns: Columns<'_>) -> Result<SessionRef> {
     })
 }
 
-/// Says that a node lives, and which life it is in. Where it is known to live for long enough the row is left alone: all connects of
-/// a node would wait for each other at it.
-async fn live(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    node: &NodeId,
-    renew_below: Duration,
-) -> sqlx::Result<i64> {
-    let sql = inner.sql(concat!(
-        "INSERT INTO {im}.nodes AS known (node, until, life) VALUES ($1, ",
-        now!(),
-        " + $2, ",
-        now!(),
-        ") ON CONFLICT (node) DO UPDATE SET until = excluded.until, \
-         life = CASE WHEN known.until > ",
-        now!(),
-        " THEN known.life ELSE excluded.life END WHERE known.until < ",
-        now!(),
-        " + $3"
-    ));
-    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4);
-    sqlx::query(sql)
-        .bind(node.as_str())
-        .bind(millis(inner.presence_ttl))
-        .bind(millis(renew_below))
-        .execute(&mut *conn)
-        .await?;
-    let sql = inner.sql("SELECT life FROM {im}.nodes WHERE node = $1");
-    sqlx::query_scalar(sql).bind(node.as_str()).fetch_one(conn).await
-}
-
 async fn connect(inner: Arc<Inner>, request: Connect) -> Result<Connected> {
+    let recently = RECENTLY.min(inner.presence_ttl / 10);
+    // Before the transaction: all connects of a node would wait for each other's ends at its row.
+    let life = beat::live(&inner, &request.session.node, recently).await.map_err(failed(CONNECT))?;
     let mut transaction = inner.pool.begin().await.map_err(failed(CONNECT))?;
-    // One connect of a slot at a time.
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/slot/' || $2 || '/' || $3, 0))")
-        .bind(&inner.name)
-        .bind(request.user.as_str())
-        .bind(&request.slot)
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed(CONNECT))?;
-    let life = live(&inner, &mut transaction, &request.session.node, inner.presence_ttl / 2)
-        .await
-        .map_err(failed(CONNECT))?;
+    lock(&inner, &mut transaction, &request).await.map_err(failed(CONNECT))?;
     let rivals = rivals(&inner, &mut transaction, &request).await?;
     let over = (rivals.len() + 1).saturating_sub(request.max.max(1));
     if over > 0 && request.when_full == WhenFull::RejectNew {
@@ -107,14 +73,25 @@ async fn connect(inner: Arc<Inner>, request: Connect) -> Result<Connected> {
     Ok(Connected::Accepted(displaced))
 }
 
-/// The other living sessions of the slot, oldest first.
+/// One connect of a slot at a time, until the commit.
+async fn lock(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> sqlx::Result<()> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/slot/' || $2 || '/' || $3, 0))")
+        .bind(&inner.name)
+        .bind(request.user.as_str())
+        .bind(&request.slot)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// The other living sessions of the slot, oldest first. Their rows are taken in the order of the key, as by all who take several.
 async fn rivals(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> Result<Vec<SessionRef>> {
     let sql = inner.sql(concat!(
         "SELECT ",
         session_columns!(),
         " FROM {im}.sessions s",
-        join_living!(),
-        " WHERE s.user_id = $1 AND s.slot = $2 AND s.session <> $3 AND NOT s.displaced ORDER BY s.number"
+        join_living!("s"),
+        " WHERE s.user_id = $1 AND s.slot = $2 AND s.session <> $3 AND NOT s.displaced ORDER BY s.session FOR UPDATE OF s"
     ));
     let rows = sqlx::query(sql)
         .bind(request.user.as_str())
@@ -123,7 +100,11 @@ async fn rivals(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> Re
         .fetch_all(conn)
         .await
         .map_err(failed(CONNECT))?;
-    rows.iter().map(|row| session(Columns::new(row, 0, CONNECT))).collect()
+    let numbered = |columns: Columns<'_>| Ok((columns.int(4)?, session(columns)?));
+    let mut rivals =
+        rows.iter().map(|row| numbered(Columns::new(row, 0, CONNECT))).collect::<Result<Vec<_>>>()?;
+    rivals.sort_unstable_by_key(|(number, _)| *number);
+    Ok(rivals.into_iter().map(|(_, session)| session).collect())
 }
 
 async fn enter(
@@ -156,96 +137,6 @@ async fn enter(
         .map(drop)
 }
 
-/// A session that the table has for a node.
-struct Row {
-    slot: String,
-    is_own: bool,
-    displaced: bool,
-}
-
-type Key = (UserId, SessionId);
-
-async fn beat(inner: Arc<Inner>, node: NodeId, held: Vec<Key>) -> Result<Vec<(SessionId, Gone)>> {
-    let mut transaction = inner.pool.begin().await.map_err(failed(BEAT))?;
-    let ttl = inner.presence_ttl;
-    let life = live(&inner, &mut transaction, &node, ttl * 2).await.map_err(failed(BEAT))?;
-    let rows = rows(&inner, &mut transaction, &node, life).await?;
-    let holds: HashSet<&Key> = held.iter().collect();
-    // Displaced ones are kept until the node no longer holds them: the answer to this beat may be lost.
-    let left: Vec<&Key> = rows
-        .iter()
-        .filter(|(key, row)| !holds.contains(key) || !(row.is_own || row.displaced))
-        .map(|(key, _)| key)
-        .collect();
-    remove(&inner, &mut transaction, &left).await.map_err(failed(BEAT))?;
-    let mut gone = Vec::new();
-    for key in &held {
-        match rows.get(key) {
-            Some(row) if row.is_own && !row.displaced => {}
-            Some(row) if row.displaced => {
-                let has_rival = has_rival(&inner, &mut transaction, &key.0, &row.slot).await;
-                let has_rival = has_rival.map_err(failed(BEAT))?;
-                gone.push((key.1.clone(), if has_rival { Gone::Displaced } else { Gone::Forgotten }));
-            }
-            _ => gone.push((key.1.clone(), Gone::Forgotten)),
-        }
-    }
-    bury(&inner, &mut transaction).await.map_err(failed(BEAT))?;
-    transaction.commit().await.map_err(failed(BEAT))?;
-    Ok(gone)
-}
-
-async fn rows(inner: &Inner, conn: &mut PgConnection, node: &NodeId, life: i64) -> Result<HashMap<Key, Row>> {
-    let sql =
-        inner.sql("SELECT user_id, session, slot, life = $2, displaced FROM {im}.sessions WHERE node = $1");
-    let rows = sqlx::query(sql).bind(node.as_str()).bind(life).fetch_all(conn).await.map_err(failed(BEAT))?;
-    let read = |columns: Columns<'_>| {
-        let key = (columns.parse(0, UserId::new)?, columns.parse(1, SessionId::new)?);
-        let (slot, is_own, displaced) = (columns.get(2)?, columns.get(3)?, columns.get(4)?);
-        Ok((key, Row { slot, is_own, displaced }))
-    };
-    rows.iter().map(|row| read(Columns::new(row, 0, BEAT))).collect()
-}
-
-async fn remove(inner: &Inner, conn: &mut PgConnection, keys: &[&Key]) -> sqlx::Result<()> {
-    let sql = inner.sql(
-        "DELETE FROM {im}.sessions s USING unnest($1::text[], $2::text[]) AS k (user_id, session) \
-         WHERE s.user_id = k.user_id AND s.session = k.session",
-    );
-    sqlx::query(sql)
-        .bind(keys.iter().map(|(user, _)| user.as_str()).collect::<Vec<_>>())
-        .bind(keys.iter().map(|(_, session)| session.as_str()).collect::<Vec<_>>())
-        .execute(conn)
-        .await
-        .map(drop)
-}
-
-async fn has_rival(inner: &Inner, conn: &mut PgConnection, user: &UserId, slot: &str) -> sqlx::Result<bool> {
-    let sql = inner.sql(concat!(
-        "SELECT EXISTS (SELECT 1 FROM {im}.sessions s",
-        join_living!(),
-        " WHERE s.user_id = $1 AND s.slot = $2 AND NOT s.displaced)"
-    ));
-    sqlx::query_scalar(sql).bind(user.as_str()).bind(slot).fetch_one(conn).await
-}
-
-/// Removes sessions of nodes that are dead, and then the nodes.
-async fn bury(inner: &Inner, conn: &mut PgConnection) -> sqlx::Result<()> {
-    let sql = inner.sql(concat!(
-        "DELETE FROM {im}.sessions WHERE (user_id, session) IN (SELECT s.user_id, s.session FROM {im}.sessions s \
-         LEFT JOIN {im}.nodes n ON n.node = s.node WHERE n.node IS NULL OR n.until < ",
-        now!(),
-        " LIMIT $1 FOR UPDATE OF s SKIP LOCKED)"
-    ));
-    sqlx::query(sql).bind(limit(BURIED as usize)).execute(&mut *conn).await?;
-    let sql = inner.sql(concat!(
-        "DELETE FROM {im}.nodes WHERE node IN (SELECT n.node FROM {im}.nodes n WHERE n.until < ",
-        now!(),
-        " AND NOT EXISTS (SELECT 1 FROM {im}.sessions s WHERE s.node = n.node) FOR UPDATE SKIP LOCKED)"
-    ));
-    sqlx::query(sql).execute(conn).await.map(drop)
-}
-
 #[async_trait]
 impl Presence for PgPresence {
     fn ttl(&self) -> Duration {
@@ -257,25 +148,34 @@ impl Presence for PgPresence {
     }
 
     async fn disconnect(&self, sessions: &[(UserId, SessionId)]) -> Result<()> {
-        let operation = "presence.disconnect";
-        let mut conn = self.0.pool.acquire().await.map_err(failed(operation))?;
-        let keys: Vec<&Key> = sessions.iter().collect();
-        remove(&self.0, &mut conn, &keys).await.map_err(failed(operation))
+        // A displaced one stays until a beat does not name it: else a beat that is under way would call it forgotten.
+        let sql = self.0.sql(
+            "DELETE FROM {im}.sessions WHERE ctid = ANY (ARRAY (SELECT s.ctid FROM unnest($1::text[], $2::text[]) \
+             AS k (user_id, session) JOIN {im}.sessions s ON s.user_id = k.user_id AND s.session = k.session AND NOT s.displaced \
+             ORDER BY s.user_id, s.session FOR UPDATE OF s))",
+        );
+        sqlx::query(sql)
+            .bind(sessions.iter().map(|(user, _)| user.as_str()).collect::<Vec<_>>())
+            .bind(sessions.iter().map(|(_, session)| session.as_str()).collect::<Vec<_>>())
+            .execute(&self.0.pool)
+            .await
+            .map(drop)
+            .map_err(failed("presence.disconnect"))
     }
 
     async fn beat(&self, node: &NodeId, held: &[(UserId, SessionId)]) -> Result<Vec<(SessionId, Gone)>> {
-        detached(BEAT, beat(self.0.clone(), node.clone(), held.to_vec())).await
+        beat::beat(&self.0, node, held).await
     }
 
     async fn sessions(&self, users: &[UserId]) -> Result<Vec<Vec<SessionRef>>> {
         let operation = "presence.sessions";
+        // OFFSET 0: each user is looked up by the index, whatever the planner thinks of the table.
         let sql = self.0.sql(concat!(
-            "SELECT ",
+            "SELECT s.*, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (user_id, at) CROSS JOIN LATERAL (SELECT ",
             session_columns!(),
-            ", k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (user_id, at) \
-             JOIN {im}.sessions s ON s.user_id = k.user_id AND NOT s.displaced",
-            join_living!(),
-            " ORDER BY s.number"
+            " FROM {im}.sessions s",
+            join_living!("s"),
+            " WHERE s.user_id = k.user_id AND NOT s.displaced OFFSET 0) s ORDER BY s.number"
         ));
         let rows = sqlx::query(sql)
             .bind(users.iter().map(UserId::as_str).collect::<Vec<_>>())
@@ -285,7 +185,7 @@ impl Presence for PgPresence {
         let mut sessions = vec![Vec::new(); users.len()];
         for row in &rows {
             let columns = Columns::new(row, 0, operation);
-            sessions[index(columns, 4)?].push(session(columns)?);
+            sessions[index(columns, 5)?].push(session(columns)?);
         }
         Ok(sessions)
     }

@@ -18,7 +18,7 @@ pub(crate) const SERVER: &str = "IM_TEST_POSTGRES";
 
 /// The windows that tests wait for.
 pub(crate) const EXPIRY: Duration = Duration::from_secs(2);
-pub(crate) const TTL: Duration = Duration::from_secs(1);
+pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PgFixture;
@@ -56,24 +56,19 @@ impl Schema {
     }
 
     pub(crate) fn builder(&self) -> PgBuilder {
-        PgBackend::builder(&server())
-            .unwrap()
-            .schema(&self.name)
-            .connections(4)
-            .expiry(EXPIRY)
-            .presence_ttl(TTL)
+        self.builder_at(&server())
+    }
+
+    /// The same server by another way.
+    pub(crate) fn builder_at(&self, url: &str) -> PgBuilder {
+        PgBackend::builder(url).unwrap().schema(&self.name).connections(4).expiry(EXPIRY).presence_ttl(TTL)
     }
 
     /// The same, whose connections the server knows by a name.
     pub(crate) fn builder_named(&self, name: &str) -> PgBuilder {
         let url = server();
         let joint = if url.contains('?') { '&' } else { '?' };
-        PgBackend::builder(&format!("{url}{joint}application_name={name}"))
-            .unwrap()
-            .schema(&self.name)
-            .connections(4)
-            .expiry(EXPIRY)
-            .presence_ttl(TTL)
+        self.builder_at(&format!("{url}{joint}application_name={name}"))
     }
 
     pub(crate) fn name(&self) -> &str {
