@@ -21,11 +21,14 @@ use crate::{
 const SPANS: u32 = 8;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Tables are there for at least so long ahead: longer than a statement may take, for its time is only known when it has all locks.
+const AHEAD: Duration = Duration::from_secs(6);
 
 /// What this node knows of the spans.
 #[derive(Debug)]
 pub(crate) struct Spans {
     length: i64,
+    ahead: i64,
     expiry: i64,
     /// Up to here, by the server's clock, there are tables.
     until: AtomicI64,
@@ -35,8 +38,14 @@ pub(crate) struct Spans {
 
 impl Spans {
     pub(crate) fn new(expiry: Duration) -> Self {
-        let length = millis((expiry / SPANS).clamp(SHORTEST, LONGEST));
-        Self { length, expiry: millis(expiry), until: AtomicI64::new(i64::MIN), busy: AtomicBool::new(false) }
+        let length = (expiry / SPANS).clamp(SHORTEST, LONGEST);
+        Self {
+            length: millis(length),
+            ahead: millis(length.max(AHEAD)),
+            expiry: millis(expiry),
+            until: AtomicI64::new(i64::MIN),
+            busy: AtomicBool::new(false),
+        }
     }
 
     /// How long entries are kept at least, in milliseconds.
@@ -46,7 +55,7 @@ impl Spans {
 
     /// The age at which an entry is certainly in a table that may be dropped.
     pub(crate) fn longest_life(&self) -> i64 {
-        self.expiry + self.length
+        self.expiry + self.ahead
     }
 
     /// Whether tables are known to be there at all.
@@ -54,9 +63,9 @@ impl Spans {
         self.until.load(Ordering::Relaxed) > i64::MIN
     }
 
-    /// Whether the span of a time is the last that has tables.
+    /// Whether at a time there are no longer tables for long enough ahead.
     pub(crate) fn end_soon(&self, time: i64) -> bool {
-        time + self.length >= self.until.load(Ordering::Relaxed)
+        time + self.ahead >= self.until.load(Ordering::Relaxed)
     }
 }
 
@@ -96,16 +105,15 @@ pub(crate) async fn tables(
     conn: impl PgExecutor<'_>,
     operation: &'static str,
 ) -> Result<(i64, Vec<Table>)> {
-    // One that is dropped just now has no bounds.
+    // One that is dropped just now has no bounds any more: they are looked at once, after the name.
     let sql = concat!(
-        "SELECT ",
+        "WITH t AS MATERIALIZED (SELECT c.oid::regclass::text AS name, p.relname = 'inbox_records' AS of_records, \
+         regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(-?\\d+)''?\\) TO \\(''?(-?\\d+)''?\\)')::bigint[] \
+         AS bounds FROM pg_class p JOIN pg_inherits i ON i.inhparent = p.oid JOIN pg_class c ON c.oid = i.inhrelid \
+         WHERE p.relnamespace = to_regnamespace($1) AND p.relname IN ('inbox', 'inbox_records') AND p.relkind = 'p') \
+         SELECT ",
         now!(),
-        ", t.name, t.of_records, t.bounds[1], t.bounds[2] FROM (SELECT) one LEFT JOIN (SELECT c.oid::regclass::text AS name, \
-         p.relname = 'inbox_records' AS of_records, regexp_match(pg_get_expr(c.relpartbound, c.oid), \
-         'FROM \\(''?(-?\\d+)''?\\) TO \\(''?(-?\\d+)''?\\)')::bigint[] AS bounds FROM pg_class p \
-         JOIN pg_inherits i ON i.inhparent = p.oid JOIN pg_class c ON c.oid = i.inhrelid \
-         WHERE p.relnamespace = to_regnamespace($1) AND p.relname IN ('inbox', 'inbox_records') AND p.relkind = 'p') t \
-         ON t.bounds IS NOT NULL"
+        ", t.name, t.of_records, t.bounds[1], t.bounds[2] FROM (SELECT) one LEFT JOIN t ON t.bounds IS NOT NULL"
     );
     let rows = sqlx::query(sql).bind(inner.schema()).fetch_all(conn).await.map_err(failed(operation))?;
     let (mut time, mut tables) = (0, Vec::with_capacity(rows.len()));
@@ -119,11 +127,11 @@ pub(crate) async fn tables(
     Ok((time, tables))
 }
 
-/// Which tables are missing from now until the end of the next span, and until when there are tables then. Those that are there may
-/// be of another length: the expiry was set to another one since.
-fn missing(there: &[(i64, i64)], now: i64, length: i64) -> (Vec<(i64, i64)>, i64) {
+/// Which tables are missing from a time to another, and until when there are tables then. Those that are there may be of another
+/// length: the expiry was set to another one since.
+fn missing(there: &[(i64, i64)], now: i64, last: i64, length: i64) -> (Vec<(i64, i64)>, i64) {
     let (mut missing, mut at) = (Vec::new(), now);
-    while at <= now + length {
+    while at <= last {
         if let Some((_, to)) = there.iter().find(|(from, to)| (*from..*to).contains(&at)) {
             at = *to;
             continue;
@@ -138,7 +146,7 @@ fn missing(there: &[(i64, i64)], now: i64, length: i64) -> (Vec<(i64, i64)>, i64
     (missing, at)
 }
 
-/// Makes the tables of this span and the next; any number of nodes may at once.
+/// Makes the tables of now and of what comes next; any number of nodes may at once.
 pub(crate) async fn make(inner: &Arc<Inner>, operation: &'static str) -> Result<()> {
     let inner = inner.clone();
     detached(operation, async move {
@@ -149,7 +157,7 @@ pub(crate) async fn make(inner: &Arc<Inner>, operation: &'static str) -> Result<
         for parent in [Parent::Entries, Parent::Records] {
             let of_parent = tables.iter().filter(|table| table.parent == parent);
             let there: Vec<_> = of_parent.map(|table| (table.from, table.to)).collect();
-            let (missing, end) = missing(&there, time, inner.spans.length);
+            let (missing, end) = missing(&there, time, time + inner.spans.ahead, inner.spans.length);
             until = until.min(end);
             for (from, to) in missing {
                 make_one(&inner, &mut transaction, parent, from, to).await.map_err(failed(operation))?;
@@ -170,7 +178,7 @@ pub(crate) fn make_aside(inner: &Arc<Inner>, operation: &'static str) {
     let inner = inner.clone();
     tokio::spawn(async move {
         if let Err(error) = make(&inner, operation).await {
-            tracing::warn!(%error, "the inbox has no tables for the next span of time yet; the next delivery tries again");
+            tracing::warn!(%error, "the inbox has no tables for the time to come yet; the next delivery tries again");
         }
         inner.spans.busy.store(false, Ordering::Release);
     });
@@ -210,23 +218,23 @@ mod tests {
 
     #[test]
     fn the_tables_of_now_and_of_the_next_span_are_missing_at_first() {
-        assert_eq!(missing(&[], 1234, 100), (vec![(1200, 1300), (1300, 1400)], 1400));
-        assert_eq!(missing(&[], 1200, 100), (vec![(1200, 1300), (1300, 1400)], 1400));
-        assert_eq!(missing(&[(1200, 1300)], 1299, 100), (vec![(1300, 1400)], 1400));
-        assert_eq!(missing(&[(1200, 1300), (1300, 1400)], 1299, 100), (vec![], 1400));
+        assert_eq!(missing(&[], 1234, 1334, 100), (vec![(1200, 1300), (1300, 1400)], 1400));
+        assert_eq!(missing(&[], 1200, 1300, 100), (vec![(1200, 1300), (1300, 1400)], 1400));
+        assert_eq!(missing(&[(1200, 1300)], 1299, 1399, 100), (vec![(1300, 1400)], 1400));
+        assert_eq!(missing(&[(1200, 1300), (1300, 1400)], 1299, 1399, 100), (vec![], 1400));
     }
 
     #[test]
     fn tables_of_another_length_are_no_hindrance() {
         // The expiry was longer.
-        assert_eq!(missing(&[(1000, 2000)], 1950, 100), (vec![(2000, 2100)], 2100));
-        assert_eq!(missing(&[(1000, 1250)], 1260, 100), (vec![(1250, 1300), (1300, 1400)], 1400));
+        assert_eq!(missing(&[(1000, 2000)], 1950, 2050, 100), (vec![(2000, 2100)], 2100));
+        assert_eq!(missing(&[(1000, 1250)], 1260, 1360, 100), (vec![(1250, 1300), (1300, 1400)], 1400));
         // It was shorter.
         assert_eq!(
-            missing(&[(1500, 1600), (1600, 1700)], 1650, 1000),
+            missing(&[(1500, 1600), (1600, 1700)], 1650, 2650, 1000),
             (vec![(1700, 2000), (2000, 3000)], 3000)
         );
         // A clock was turned back.
-        assert_eq!(missing(&[(1250, 1300)], 1220, 100), (vec![(1200, 1250), (1300, 1400)], 1400));
+        assert_eq!(missing(&[(1250, 1300)], 1220, 1320, 100), (vec![(1200, 1250), (1300, 1400)], 1400));
     }
 }

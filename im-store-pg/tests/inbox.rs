@@ -201,7 +201,7 @@ async fn many_nodes_make_tables_at_once_and_drop_them_at_once() {
 
     age(&mut conn, Duration::from_secs(60)).await;
     let young = deliver(&nodes[0], &records(50..52), std::slice::from_ref(&alice)).await.remove(0);
-    assert!(numbers(&mut conn, AGED).await[0] >= 4, "tables of two spans");
+    assert!(numbers(&mut conn, AGED).await[0] >= 4, "tables of several spans");
     let works = nodes.clone().into_iter().map(|pg| tokio::spawn(async move { expire_all(&pg).await }));
     for work in works.collect::<Vec<_>>() {
         work.await.unwrap();
