@@ -25,6 +25,7 @@ const STATES: &[(&str, ErrorKind, Outcome)] = &[
     ("53200", ErrorKind::Full, Outcome::NotDone),     // memory
     ("53300", ErrorKind::Unavailable, Outcome::NotDone), // too many connections
     ("53", ErrorKind::Full, Outcome::NotDone),        // other limits
+    ("54000", ErrorKind::Full, Outcome::NotDone),     // the queue of NOTIFY is full
     ("54", ErrorKind::Invalid, Outcome::NotDone),     // program limits
     ("55000", ErrorKind::Unavailable, Outcome::NotDone), // not in this state: recovery is in progress
     ("55006", ErrorKind::Unavailable, Outcome::NotDone), // object in use

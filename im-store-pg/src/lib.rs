@@ -21,6 +21,10 @@
 //! | One record | is written once: log and store are the same table |
 //! | A caller that goes away in mid-call | leaves no open transaction and no lock: what must not stop half-way runs in a task of its own |
 //!
+//! # Connections
+//! One connection of the pool listens for other nodes (`LISTEN`), which needs a session of its own: a pooler between must not be in
+//! transaction mode. Where it is, records and signals of other nodes come late, by looking and by heartbeats; nothing is lost.
+//!
 //! # The schema
 //! All tables lie in one schema, `im` unless another is [named](PgBuilder::schema). `migrations/` says what each column is.
 //!

@@ -2,11 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses some of it, and may unwrap")]
 
-use std::{
-    process,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use im_core::Parts;
@@ -40,9 +36,8 @@ pub(crate) fn wrong(why: impl std::fmt::Display) -> Violation {
 
 impl Schema {
     pub(crate) fn fresh() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { name: format!("test \"{}\" {number}", process::id()) }
+        // With what has to be quoted.
+        Self { name: format!("test \"{}\"", uuid::Uuid::new_v4().simple()) }
     }
 
     /// One of a name that has to be quoted in a text, too.
