@@ -1,5 +1,5 @@
-//! A page of 50 out of a long history; and what that history costs otherwise: the start of an engine on it (`start`), and a send
-//! beside one onto a hundredth of it (`flat`, whose limit is the shorter history).
+//! A page of 50 out of a long history; and what that history costs otherwise: the start of an engine on it (`start`, beside a bare
+//! connection that reads one page), and sends onto it (`flat`, beside the same onto a hundredth of it).
 //!
 //! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server.
 
@@ -40,7 +40,7 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
     let (_, length) = shape(plan.rows);
     let (mut bed, singles) = fill(plan, plan.rows).await?;
     if plan.backend == Backend::Sqlite {
-        bed = started(plan, bed).await?;
+        bed = started(plan, bed, &singles).await?;
         flat(plan, &bed, &singles).await?;
     }
     let (rate, limit) = maximum(plan, &bed, &singles, length).await?;
@@ -58,13 +58,18 @@ fn shape(rows: u64) -> (u64, u64) {
 }
 
 /// The start of an engine on what is there, until it takes sends; the file may be in the system's cache.
-async fn started(plan: &Plan, bed: Bed) -> Outcome<Bed> {
+async fn started(plan: &Plan, bed: Bed, singles: &Singles) -> Outcome<Bed> {
     let folder = bed.close().await?;
     let mut latencies = Latencies::new()?;
     let begun = Instant::now();
     let bed = Bed::open_in(plan.backend, folder).await?;
-    latencies.record(begun.elapsed());
-    Line::new(plan, "start", format!("{}-rows", plan.rows), "–")
+    let took = begun.elapsed();
+    latencies.record(took);
+    let (begun, (_, length)) = (Instant::now(), shape(plan.rows));
+    RawPages::open(&bed.path("chat.db")).await?.round(Duration::from_nanos(1), singles, length, 0).await?;
+    let per_second = |took: Duration| Some(1.0 / took.as_secs_f64());
+    Line::new(plan, "history", format!("{}-rows/start", plan.rows), "starts/s")
+        .rate(per_second(took), per_second(begun.elapsed()))
         .latencies(&latencies)
         .rss_kb(rss_kb()?)
         .print(plan);
@@ -89,7 +94,7 @@ async fn flat(plan: &Plan, long: &Bed, singles: &Singles) -> Outcome {
         short.watch.settled().await;
     }
     short.close().await?;
-    Line::new(plan, "flat", format!("{}-rows", plan.rows), "acks/s")
+    Line::new(plan, "history", format!("{}-rows/flat", plan.rows), "acks/s")
         .rate(median(rates), median(limits))
         .latencies(&latencies)
         .rss_kb(rss_kb()?)

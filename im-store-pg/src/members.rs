@@ -243,6 +243,22 @@ async fn join_all(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]
     Ok(joined)
 }
 
+/// Takes the first rows of users who were members before until the commit, as who changes their settings does: the newest row will not
+/// do, because a lock that is waited for is one on the row that was the newest when the waiting began.
+async fn lock_first_rows(inner: &Inner, conn: &mut PgConnection, joining: &[Joining]) -> sqlx::Result<()> {
+    let sql = inner.sql(
+        "SELECT 1 FROM (SELECT * FROM unnest($1::text[], $2::text[]) AS v (id, main_user) \
+         ORDER BY id COLLATE \"C\", main_user COLLATE \"C\") v CROSS JOIN LATERAL (SELECT 1 FROM {im}.group_members g \
+         WHERE g.conversation_id = v.id AND g.main_user = v.main_user ORDER BY g.joined LIMIT 1 FOR UPDATE) o",
+    );
+    sqlx::query(sql)
+        .bind(joining.iter().map(|one| one.conversation.as_str()).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| one.user.as_str()).collect::<Vec<_>>())
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
 /// Makes users members, each once. Who is a member keeps interval and role; who was one finds the settings again, also those
 /// that are being changed now: that is waited for. Whom it made a member.
 pub(crate) async fn join(
@@ -254,6 +270,7 @@ pub(crate) async fn join(
     if joining.is_empty() {
         return Ok(Vec::new());
     }
+    lock_first_rows(inner, conn, joining).await.map_err(failed(operation))?;
     let sql = inner.sql(
         "INSERT INTO {im}.group_members (conversation_id, main_user, joined, joined_ordinal, role, created_at, nickname, \
          conversation_show, undisturbed, cleared, cleared_ordinal) \
@@ -263,7 +280,7 @@ pub(crate) async fn join(
          FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[]) \
          AS v (id, main_user, joined, joined_ordinal, role, created_at) LEFT JOIN LATERAL \
          (SELECT * FROM {im}.group_members g WHERE g.conversation_id = v.id AND g.main_user = v.main_user \
-         ORDER BY g.joined DESC LIMIT 1 FOR UPDATE) o ON true WHERE o.joined IS NULL OR o.left_after IS NOT NULL \
+         ORDER BY g.joined DESC LIMIT 1) o ON true WHERE o.joined IS NULL OR o.left_after IS NOT NULL \
          RETURNING conversation_id, main_user",
     );
     let rows = sqlx::query(sql)

@@ -205,7 +205,8 @@ async fn set(
     Ok(Some(version(&incarnation, number)))
 }
 
-/// Takes a user's rows of a conversation until the commit: who joins again waits, and finds the settings as they are then.
+/// Takes a user's rows of a conversation until the commit, the first one first: who joins again waits for that, and finds the settings
+/// as they are then.
 async fn lock_rows(
     inner: &Inner,
     conn: &mut PgConnection,
