@@ -154,8 +154,8 @@ CREATE TABLE checkpoints (
 ) WITH (fillfactor = 10);
 
 -- The end of each user's inbox; place 0 is before every entry. Whoever delivers holds the row's lock until it has committed. A nonce is
--- given anew by each delivery: a place and its nonce name an entry for ever, also after a lost tail was filled again. Nothing but the
--- key is indexed, so that an update stays on its page.
+-- given anew by each delivery, another to each record: a place and its nonce name an entry for ever, also after a lost tail was filled
+-- again. Nothing but the key is indexed, so that an update stays on its page.
 CREATE TABLE inbox_ends (
     user_id text COLLATE "C" PRIMARY KEY,
     place bigint NOT NULL,

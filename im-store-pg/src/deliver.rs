@@ -69,10 +69,10 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
     let sql = inner.sql(concat!(
         "WITH guard AS MATERIALIZED (SELECT 1 WHERE ",
         incarnation!(),
-        " = $1), recipients AS MATERIALIZED (SELECT r.* FROM guard, unnest($2::text[], $3::bigint[]) WITH ORDINALITY \
-         AS r (user_id, count, at)), \
+        " = $1), recipients AS MATERIALIZED (SELECT r.* FROM guard, unnest($2::text[], $3::bigint[], $4::bigint[]) \
+         WITH ORDINALITY AS r (user_id, count, nonce, at)), \
          ends AS (INSERT INTO {im}.inbox_ends AS known (user_id, place, nonce, previous) \
-         SELECT user_id, count, $4, $5 FROM recipients ORDER BY user_id COLLATE \"C\" \
+         SELECT user_id, count, nonce, $5 FROM recipients ORDER BY user_id COLLATE \"C\" \
          ON CONFLICT (user_id) DO UPDATE SET place = known.place + excluded.place, previous = known.nonce, \
          nonce = excluded.nonce RETURNING user_id, place, previous), \
          locked AS MATERIALIZED (SELECT count(*), ",
@@ -81,8 +81,9 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
          records AS (INSERT INTO {im}.inbox_records (delivered, id, record) SELECT locked.time, k.id, k.record \
          FROM guard, locked, unnest($6::bigint[], $7::bytea[]) AS k (id, record)), \
          entries AS (INSERT INTO {im}.inbox (delivered, user_id, place, nonce, previous, record) \
-         SELECT locked.time, e.user_id, e.place - r.count + k.number, $4, CASE k.number WHEN 1 THEN e.previous ELSE $4 END, \
-         k.record FROM locked, unnest($8::bigint[], $9::bigint[], $10::bigint[]) AS k (at, number, record) \
+         SELECT locked.time, e.user_id, e.place - r.count + k.number, k.nonce, coalesce(k.previous, e.previous), \
+         k.record FROM locked, unnest($8::bigint[], $9::bigint[], $10::bigint[], $19::bigint[], $20::bigint[]) \
+         AS k (at, number, record, nonce, previous) \
          JOIN recipients r ON r.at = k.at JOIN ends e ON e.user_id = r.user_id), \
          checkpoint AS (INSERT INTO {im}.checkpoints AS known \
          (projection, partition, epoch, log_offset, rewind_epoch, rewind_offset, log, store, inbox) \
@@ -90,7 +91,7 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
         moves!(),
         ") SELECT locked.time, e.user_id, e.place, e.previous FROM guard CROSS JOIN locked LEFT JOIN ends e ON true"
     ));
-    let (at, numbers, ids) = entries(delivery, fresh);
+    let Entries { at, numbers, ids, nonces, previous } = entries(delivery, fresh);
     let recipients = &delivery.recipients;
     let (used, records) = records(delivery, fresh);
     let position = delivery.checkpoint.as_ref().map(|checkpoint| checkpoint.position);
@@ -100,7 +101,7 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
         .bind(delivery.inbox.as_str())
         .bind(recipients.iter().map(|recipient| recipient.user.as_str()).collect::<Vec<_>>())
         .bind(recipients.iter().map(|recipient| recipient.records.len() as i64).collect::<Vec<_>>())
-        .bind(fresh)
+        .bind(recipients.iter().map(|recipient| end_nonce(fresh, recipient)).collect::<Vec<_>>())
         .bind(nonce())
         .bind(used)
         .bind(records)
@@ -115,6 +116,8 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
         .bind(lineage.map(|lineage| lineage.log.as_str()))
         .bind(lineage.map(|lineage| lineage.store.as_str()))
         .bind(lineage.map(|lineage| lineage.inbox.as_str()))
+        .bind(nonces)
+        .bind(previous)
         .fetch_all(&inner.pool)
         .await
 }
@@ -123,17 +126,45 @@ fn id(fresh: i64, index: u32) -> i64 {
     fresh << INDEX_BITS | i64::from(index)
 }
 
-/// The entries: the recipient's place in the delivery, from 1; the entry's number among the recipient's, from 1; its record.
-fn entries(delivery: &Delivery, fresh: i64) -> (Vec<i64>, Vec<i64>, Vec<i64>) {
-    let (mut at, mut numbers, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+/// The nonce of a record's entries. Each record has another one: so of two users who stand at one place one's cursor is the other's only
+/// if both have the same record there.
+fn nonce_of(fresh: i64, index: u32) -> i64 {
+    fresh ^ i64::from(index)
+}
+
+/// The nonce of a recipient's last entry.
+fn end_nonce(fresh: i64, recipient: &Recipient) -> i64 {
+    recipient.records.last().map_or(fresh, |index| nonce_of(fresh, *index))
+}
+
+/// The entries, column by column.
+#[derive(Default)]
+struct Entries {
+    /// The recipient's place in the delivery, from 1.
+    at: Vec<i64>,
+    /// The entry's number among the recipient's, from 1.
+    numbers: Vec<i64>,
+    /// Its record.
+    ids: Vec<i64>,
+    nonces: Vec<i64>,
+    /// The nonce of the entry before; none where that is of an earlier delivery.
+    previous: Vec<Option<i64>>,
+}
+
+fn entries(delivery: &Delivery, fresh: i64) -> Entries {
+    let mut entries = Entries::default();
     for (place, recipient) in (1..).zip(&delivery.recipients) {
+        let mut previous = None;
         for (number, index) in (1..).zip(&*recipient.records) {
-            at.push(place);
-            numbers.push(number);
-            ids.push(id(fresh, *index));
+            let nonce = nonce_of(fresh, *index);
+            entries.at.push(place);
+            entries.numbers.push(number);
+            entries.ids.push(id(fresh, *index));
+            entries.nonces.push(nonce);
+            entries.previous.push(previous.replace(nonce));
         }
     }
-    (at, numbers, ids)
+    entries
 }
 
 /// The records that somebody gets.
@@ -161,22 +192,27 @@ async fn answers(
     }
     let ends = ends(rows)?;
     let mut answers = Vec::with_capacity(delivery.recipients.len());
-    // Recipients in a row may stand at the same places: they share one list.
-    let mut last: Option<(i64, Arc<[Cursor]>)> = None;
+    // Recipients in a row may have the same records at the same places: they share one list.
+    let (mut same, mut list): ((i64, &[u32]), Arc<[Cursor]>) = Default::default();
     for Recipient { user, records } in &delivery.recipients {
         let Some((place, previous)) = ends.get(user.as_str()) else {
             return Err(corrupt(OPERATION, "a recipient without an end"));
         };
         let before = place - records.len() as i64;
-        let cursors = match &last {
-            Some((end, cursors)) if end == place && cursors.len() == records.len() => cursors.clone(),
-            _ => (before + 1..=*place).map(|place| Stand { place, nonce: fresh }.cursor()).collect(),
-        };
-        last = Some((*place, cursors.clone()));
+        if same != (*place, &**records) {
+            (same, list) = ((*place, &**records), cursors(before, records, fresh));
+        }
         let previous = Some(Stand { place: before, nonce: *previous }.cursor());
-        answers.push(Ok(Delivered { previous, cursors }));
+        answers.push(Ok(Delivered { previous, cursors: list.clone() }));
     }
     Ok(answers)
+}
+
+/// The cursors of a recipient's entries, which begin behind a place.
+fn cursors(before: i64, records: &[u32], fresh: i64) -> Arc<[Cursor]> {
+    let stands =
+        (before + 1..).zip(records).map(|(place, index)| Stand { place, nonce: nonce_of(fresh, *index) });
+    stands.map(Stand::cursor).collect()
 }
 
 /// Each user's place after the delivery, and the nonce before it.

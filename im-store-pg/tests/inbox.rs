@@ -162,6 +162,24 @@ async fn the_place_before_the_first_entry_is_a_cursor() {
     assert_eq!(first[0].cursors, first[1].cursors, "those who stand at one place are told one cursor");
 }
 
+/// Both stand at one place after one delivery, on other records.
+#[tokio::test]
+async fn the_cursor_of_another_recipient_of_a_delivery_is_refused() {
+    let pg = Schema::fresh().open().await;
+    let both = [user("alice"), user("bob")];
+    let mut delivery = delivery(&pg, &records(1..4), &both).await;
+    (delivery.recipients[0].records, delivery.recipients[1].records) = ([0, 1].into(), [1, 2].into());
+    let answers = pg.inbox().deliver(&delivery).await.unwrap();
+    let cursors: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().cursors).collect();
+    deliver(&pg, &records(4..5), &both).await;
+    for (own, other) in [(0, 1), (1, 0)] {
+        for cursor in &*cursors[own] {
+            assert!(page(&pg, &both[own], cursor).await.is_some());
+            assert_eq!(page(&pg, &both[other], cursor).await, None);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_gap_in_the_middle_or_at_the_end_is_seen() {
     let schema = Schema::fresh();
