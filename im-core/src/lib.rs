@@ -35,6 +35,7 @@ mod policy;
 mod presence;
 mod projection;
 mod record;
+mod refusal;
 mod store;
 mod user_state;
 
@@ -61,6 +62,7 @@ pub use policy::{Open, Policy, PolicyRequest, Verdict};
 pub use presence::{Connect, Connected, Gone, Presence, SessionRef, WhenFull};
 pub use projection::{Batch, Projection};
 pub use record::{ContentHash, ContentType, Mark, Ordinal, Record, RecordKind, SendKey, Seq};
+pub use refusal::{ChatError, ChatResult, Refusal};
 pub use store::{Direction, History, HistoryQuery, MessageStore, StoreInfo};
 pub use user_state::{Marked, ReadMark, State, StateChanges, StateVersion, UserState};
 

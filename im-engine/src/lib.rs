@@ -40,7 +40,6 @@ pub use builder::Builder;
 pub use cell::{CloseReason, Entries, Event};
 pub use config::{Config, ReadMarks, SessionSlot};
 pub use engine::{Engine, EngineInfo};
-pub use error::{ChatError, ChatResult, Refusal};
 pub use groups::{MemberChange, NewGroup};
 pub use ids::{IdSource, Uuids};
 pub use im_core::*;

@@ -126,6 +126,7 @@ mod tests {
         for (refusal, code) in table {
             let body = error_body(&ChatError::from(refusal.clone()));
             assert_eq!(body.code.as_str(), code, "{refusal:?}");
+            assert_eq!(refusal.code(), code);
             assert!(!body.message.is_empty());
             assert_eq!(body.code.outcome(), Outcome::NotDone, "a refusal does nothing: {refusal:?}");
             if refusal.is_transient() {
