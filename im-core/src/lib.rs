@@ -10,7 +10,7 @@
 //! | Part | Traits |
 //! |---|---|
 //! | log | [`MessageLog`], [`Leases`] |
-//! | store | [`MessageStore`], [`ConversationStore`], [`UserState`] |
+//! | store | [`MessageStore`], [`ConversationStore`], [`UserState`]; [`Outbox`] where hosts can send in their own transactions |
 //! | inbox | [`SyncInbox`] |
 //! | presence | [`Presence`] |
 //! | notifier | [`Notifier`] |
@@ -30,6 +30,7 @@ mod log;
 pub mod memory;
 mod notifier;
 pub mod numbering;
+mod outbox;
 mod parts;
 mod policy;
 mod presence;
@@ -57,6 +58,7 @@ pub use log::{
     Append, AppendOutcome, EPOCH_GAP, Floor, Found, Leases, LogInfo, LogRead, LogRecord, MessageLog, Receipt,
 };
 pub use notifier::{Notice, Noticed, Notifier, Signals, UserSignal};
+pub use outbox::{Outbox, Outgoing, Place, Waiting};
 pub use parts::{LogPart, Parts, StorePart};
 pub use policy::{Open, Policy, PolicyRequest, Verdict};
 pub use presence::{Connect, Connected, Gone, Presence, SessionRef, WhenFull};
@@ -72,6 +74,7 @@ pub use {
     inbox::MockSyncInbox,
     log::{MockLeases, MockMessageLog},
     notifier::MockNotifier,
+    outbox::MockOutbox,
     policy::MockPolicy,
     presence::MockPresence,
     projection::MockProjection,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::{ConversationStore, Leases, MessageLog, MessageStore, Notifier, Presence, SyncInbox, UserState};
+use crate::{
+    ConversationStore, Leases, MessageLog, MessageStore, Notifier, Outbox, Presence, SyncInbox, UserState,
+};
 
 /// The parts of an engine; a backend fills in those that it has (`impl From<Backend> for Parts`).
 #[derive(Debug, Clone, Default)]
@@ -37,4 +39,6 @@ pub struct StorePart {
     pub conversations: Arc<dyn ConversationStore>,
     /// Read marks and settings.
     pub states: Arc<dyn UserState>,
+    /// What hosts send inside their own transactions; none where the store has no transactions of a host's.
+    pub outbox: Option<Arc<dyn Outbox>>,
 }

@@ -140,6 +140,7 @@ impl Inner {
         inner.intake_tasks.spawn_on(marker, runtime);
         inner.start_workers(builder.projections, &commit);
         inner.keep_house(notices);
+        inner.drain_outbox();
         Ok(Engine { inner })
     }
 

@@ -25,6 +25,7 @@ mod hub;
 mod ids;
 mod marks;
 mod members;
+mod outbox;
 mod persist;
 mod progress;
 mod reads;

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Epoch, Found, PolicyRequest,
-    Position, RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
+    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Epoch, Found, Outgoing,
+    PolicyRequest, Position, RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
 };
 
 use crate::{
@@ -51,6 +51,15 @@ impl NewMessage {
             content: text.into(),
             level: AckLevel::Logged,
         }
+    }
+}
+
+impl From<Outgoing> for NewMessage {
+    /// To be acked as *logged*.
+    fn from(message: Outgoing) -> Self {
+        let Outgoing { sender, conversation, client_msg_id, content_type, content } = message;
+        let level = AckLevel::Logged;
+        Self { sender, device: None, conversation, client_msg_id, content_type, content, level }
     }
 }
 

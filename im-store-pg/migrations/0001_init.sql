@@ -184,6 +184,40 @@ CREATE TABLE inbox_records (
     PRIMARY KEY (delivered, id)          -- so new keys are written to one end of the index
 ) PARTITION BY RANGE (delivered);
 
+-- What hosts send inside their own transactions, until it is in `messages`. Nothing is locked but the new rows: no number is given
+-- here, and two rows may have one send key, of which the second finds the first. The transaction comes first in the key: below those that
+-- are over nothing can appear any more, so that whoever looks need not step over what is deleted there, vacuumed or not.
+CREATE TABLE outbox (
+    transaction bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint,
+    number bigint GENERATED ALWAYS AS IDENTITY,
+    put_at bigint NOT NULL,
+    conversation_id text COLLATE "C" NOT NULL,
+    send_from text COLLATE "C" NOT NULL,
+    client_msg_id text COLLATE "C" NOT NULL,
+    content_type text NOT NULL,
+    content text NOT NULL,
+    content_hash bigint NOT NULL,
+    PRIMARY KEY (transaction, number)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+    toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 1000
+);
+CREATE INDEX outbox_send_key ON outbox (client_msg_id, conversation_id, send_from);
+
+-- What of it the engine refused, and why: kept until the host removes it.
+CREATE TABLE outbox_refused (
+    number bigint PRIMARY KEY,
+    put_at bigint NOT NULL,
+    refused_at bigint NOT NULL,
+    code text NOT NULL,                  -- as on the wire: docs/protocol.md
+    reason text NOT NULL,                -- for people
+    conversation_id text COLLATE "C" NOT NULL,
+    send_from text COLLATE "C" NOT NULL,
+    client_msg_id text COLLATE "C" NOT NULL,
+    content_type text NOT NULL,
+    content text NOT NULL
+);
+
 -- Who does which work, and which sessions are alive: worth nothing after a crash, so not worth a write to the disk.
 CREATE UNLOGGED TABLE leases (
     name text PRIMARY KEY,

@@ -25,6 +25,7 @@ pub struct PgBuilder {
     pub(crate) presence_ttl: Duration,
     pub(crate) restored: bool,
     pub(crate) statement_timeout: Duration,
+    pub(crate) content_bytes: usize,
 }
 
 impl PgBuilder {
@@ -38,6 +39,7 @@ impl PgBuilder {
             presence_ttl: Duration::from_secs(30),
             restored: false,
             statement_timeout: Duration::from_secs(5),
+            content_bytes: 64 << 10,
         }
     }
 
@@ -97,6 +99,14 @@ impl PgBuilder {
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
+        self
+    }
+
+    /// The longest content that [`PgBackend::send_in`] takes, in bytes; default 64 KiB. The same as the engine's limit: what is longer
+    /// than that is refused when the transaction has long committed.
+    #[must_use]
+    pub fn content_bytes(mut self, limit: usize) -> Self {
+        self.content_bytes = limit;
         self
     }
 

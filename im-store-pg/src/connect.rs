@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -13,10 +13,11 @@ use sqlx::{
 };
 
 use crate::{
-    PgBuilder, PgInbox, PgLog, PgNotifier, PgPresence, PgStore,
+    PgBuilder, PgInbox, PgLog, PgNotifier, PgOutbox, PgPresence, PgStore,
     config::Source,
     ear::Ear,
     error::{BACKEND, failed, invalid},
+    outbox::Floor,
     schema,
     spans::Spans,
     wake::{self, Wake},
@@ -50,6 +51,9 @@ pub(crate) struct Inner {
     pub(crate) name: String,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
+    /// The longest content of [`PgBackend::send_in`].
+    pub(crate) content_bytes: usize,
+    pub(crate) outbox_floor: Mutex<Floor>,
 }
 
 /// A text of SQL that is safe: made of this crate's own and of the quoted name of the schema.
@@ -124,6 +128,8 @@ impl PgBackend {
             name,
             wake: Wake::new(partitions),
             ear,
+            content_bytes: config.content_bytes,
+            outbox_floor: Mutex::default(),
         };
         let inner = Arc::new(inner);
         let (weak, pool, log) = (Arc::downgrade(&inner), inner.pool.clone(), wake::channel(&inner.name));
@@ -141,6 +147,12 @@ impl PgBackend {
     #[must_use]
     pub fn store(&self) -> PgStore {
         PgStore(self.inner.clone())
+    }
+
+    /// What hosts [send inside their own transactions](Self::send_in); [`PgBackend::store`] brings it along.
+    #[must_use]
+    pub fn outbox(&self) -> PgOutbox {
+        PgOutbox(self.inner.clone())
     }
 
     /// The inbox.
@@ -270,5 +282,11 @@ impl From<&PgBackend> for Parts {
             presence: Some(Arc::new(pg.presence())),
             notifier: Some(Arc::new(pg.notifier())),
         }
+    }
+}
+
+impl From<PgBackend> for Parts {
+    fn from(pg: PgBackend) -> Self {
+        Self::from(&pg)
     }
 }

@@ -21,6 +21,28 @@
 //! | One record | is written once: log and store are the same table |
 //! | A caller that goes away in mid-call | leaves no open transaction and no lock: what must not stop half-way runs in a task of its own |
 //!
+//! # Inside the host's own transaction
+//! [`PgBackend::send_in`] sends a message that is there if and only if the host's rows are. It waits in a table until an engine on this
+//! store appends it; there is nothing to set up for that.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use im_engine::{Engine, Outgoing, UserId};
+//! use im_store_pg::PgBackend;
+//!
+//! let pool = sqlx::PgPool::connect("postgres://shop@127.0.0.1/shop").await?;
+//! let pg = PgBackend::with_pool(pool.clone()).open().await?;
+//! let chat = Engine::builder(&pg).start().await?;
+//!
+//! let (shop, alice) = (UserId::new("shop")?, UserId::new("alice")?);
+//! let conversation = chat.open_single(&shop, &alice).await?.id;
+//! let mut transaction = pool.begin().await?;
+//! sqlx::query("UPDATE orders SET state = 'sent' WHERE id = 7").execute(&mut *transaction).await?;
+//! pg.send_in(&mut transaction, &Outgoing::text(&shop, &conversation, "Your order is on its way.")).await?;
+//! transaction.commit().await?;
+//! # Ok(()) }
+//! ```
+//!
 //! # Connections
 //! One connection of the pool listens for other nodes (`LISTEN`), which needs a session of its own: a pooler between must not be in
 //! transaction mode. Where it is, records and signals of other nodes come late, by looking and by heartbeats; nothing is lost.
@@ -35,6 +57,7 @@
 //! | `group_members`, `applied` | the intervals of members, of SINGLE conversations too, with role and settings; up to which record |
 //! | `read_marks`, `user_states`, `state_changes`, `devices` | the users' own state and its versions |
 //! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, in tables by time of delivery: `inbox_<from>`, `inbox_records_<from>`. They are made ahead and dropped as a whole while the chat runs, so its user must keep the right to create tables |
+//! | `outbox`, `outbox_refused` | what hosts sent inside their own transactions and no engine has appended yet, and what it refused. Rows come and go: autovacuum looks at every 1,000 of them, and a transaction that stays open for long keeps those that went meanwhile, without slowing who looks |
 //! | `log_partitions`, `log_epochs`, `store_epochs`, `checkpoints`, `meta` | where everything stands, and what the data are |
 //! | `leases`, `nodes`, `sessions` | who does what, and who is there; unlogged |
 
@@ -59,9 +82,11 @@ mod memberships;
 mod messages;
 mod notices;
 mod notifier;
+mod outbox;
 mod presence;
 mod rows;
 mod schema;
+mod send_in;
 mod spans;
 mod store;
 mod store_epochs;
@@ -74,5 +99,6 @@ pub use connect::PgBackend;
 pub use inbox::PgInbox;
 pub use log::PgLog;
 pub use notifier::PgNotifier;
+pub use outbox::{PgOutbox, RefusedSend};
 pub use presence::PgPresence;
 pub use store::PgStore;

@@ -11,7 +11,7 @@ use im_core::{
 use sqlx::postgres::PgRow;
 
 use crate::{
-    apply,
+    PgOutbox, apply,
     checkpoints::{self, Of},
     connect::{Inner, detached, incarnation},
     error::{BACKEND, failed},
@@ -34,8 +34,9 @@ pub struct PgStore(pub(crate) Arc<Inner>);
 
 impl From<PgStore> for StorePart {
     fn from(store: PgStore) -> Self {
+        let outbox = Arc::new(PgOutbox(store.0.clone()));
         let store = Arc::new(store);
-        Self { messages: store.clone(), conversations: store.clone(), states: store }
+        Self { messages: store.clone(), conversations: store.clone(), states: store, outbox: Some(outbox) }
     }
 }
 

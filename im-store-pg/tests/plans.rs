@@ -13,11 +13,13 @@ use std::{
 use im_core::{
     Append, Checkpoint, ClientMsgId, Connect, ContentHash, ContentType, ConversationId, ConversationStore,
     Delivery, DeviceId, Direction, Epoch, HistoryQuery, Lineage, LogRead, LogRecord, MessageLog,
-    MessageStore, NewConversation, NodeId, Partition, Platform, Position, Presence, ReadMark, Recipient,
-    RecordKind, SendKey, Seq, SessionId, SessionRef, SettingsChange, SyncInbox, UserId, UserState, WhenFull,
+    MessageStore, NewConversation, NodeId, Outbox, Outgoing, Partition, Platform, Position, Presence,
+    ReadMark, Recipient, RecordKind, Refusal, SendKey, Seq, SessionId, SessionRef, SettingsChange, SyncInbox,
+    UserId, UserState, WhenFull,
 };
 use im_store_pg::{PgBackend, PgPresence};
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use support::Schema;
 use tracing::{
     Event, Metadata, Subscriber,
@@ -82,6 +84,7 @@ fn faults(node: &Value, faults: &mut Vec<String>) {
         "user_states",
         "state_changes",
         "sessions",
+        "outbox",
     ];
     if text("Node Type") == "Seq Scan" && filled.iter().any(|name| relation.starts_with(name)) {
         // Tables of spans to come are empty.
@@ -191,8 +194,10 @@ async fn fill_elsewhere(beside: &sqlx::PgPool, schema: &Schema) {
          INSERT INTO nodes SELECT 'elsewhere' || n, CASE n % 2 WHEN 0 THEN 1 ELSE 1::bigint << 50 END, 1 FROM generate_series(1, 40) n; \
          INSERT INTO sessions (user_id, session, slot, node, life, device, platform, displaced) SELECT 'somebody' || n, 'session', \
          'slot', 'elsewhere' || 1 + 2 * (n % 20), 1, 'device', 'web', false FROM generate_series(1, 20000) n; \
+         INSERT INTO outbox (transaction, put_at, conversation_id, send_from, client_msg_id, content_type, content, content_hash) \
+         SELECT n, 1, 'elsewhere' || n, 'somebody' || n, 'm' || n, 'text', 'x', 1 FROM generate_series(1, 20000) n; \
          INSERT INTO inbox_ends SELECT 'somebody' || n, 1, 1, 1 FROM generate_series(1, 20000) n; \
-         ANALYZE conversations, group_members, read_marks, user_states, state_changes, inbox_ends, nodes, sessions, inbox, \
+         ANALYZE conversations, group_members, read_marks, user_states, state_changes, inbox_ends, nodes, sessions, outbox, inbox, \
          inbox_records, messages; \
          RESET search_path"
     );
@@ -216,6 +221,64 @@ async fn be_there(presence: &PgPresence, user: &UserId) {
     presence.disconnect(&held).await.unwrap();
 }
 
+/// A node whose server tells the plans of its queries.
+async fn explained(schema: &Schema) -> PgBackend {
+    let builder = PgBackend::builder(&explaining()).unwrap().schema(schema.name());
+    builder.expiry(Duration::from_secs(3600)).open().await.unwrap()
+}
+
+fn explaining() -> String {
+    format!(
+        "{}?options=-c%20session_preload_libraries=auto_explain%20-c%20auto_explain.log_min_duration=0%20\
+         -c%20auto_explain.log_analyze=on%20-c%20auto_explain.log_buffers=on%20-c%20auto_explain.log_level=notice%20\
+         -c%20auto_explain.log_format=json%20-c%20client_min_messages=notice",
+        support::server()
+    )
+}
+
+/// While somebody's snapshot is open nothing that is deleted can be cleared away.
+#[tokio::test]
+async fn a_look_into_the_outbox_does_not_step_over_what_is_gone() {
+    let schema = Schema::fresh();
+    let plans = Plans::default();
+    let _guard = tracing::subscriber::set_default(plans.clone());
+    let pg = explained(&schema).await;
+    let outbox = pg.outbox();
+    let beside = sqlx::PgPool::connect(&support::server()).await.unwrap();
+    let run = |sql: String| {
+        let beside = beside.clone();
+        async move { sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&beside).await.unwrap() }
+    };
+    let mut snapshot = beside.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    sqlx::query("SELECT 1").execute(&mut *snapshot).await.unwrap();
+    let table = format!("{}.outbox", schema.quoted());
+    run(format!(
+        "INSERT INTO {table} (put_at, conversation_id, send_from, client_msg_id, content_type, content, content_hash) \
+         SELECT 1, 'g', 'shop', 'm' || n, 'text', 'x', 1 FROM generate_series(1, 5000) n"
+    ))
+    .await;
+    let last: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT max(transaction) FROM {table}")))
+        .fetch_one(&beside)
+        .await
+        .unwrap();
+    run(format!("DELETE FROM {table}")).await;
+    let over = async {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint > $1";
+        while !sqlx::query_scalar::<_, bool>(sql).bind(last).fetch_one(&beside).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), over).await.unwrap();
+    assert!(outbox.waiting(None, 100).await.unwrap().is_empty());
+    plans.0.lock().unwrap().clear();
+    assert!(outbox.waiting(None, 100).await.unwrap().is_empty());
+    let plans = plans.0.lock().unwrap();
+    let plan = plans.iter().find(|plan| plan["Query Text"].as_str().unwrap().contains(".outbox")).unwrap();
+    let blocks = plan["Plan"]["Shared Hit Blocks"].as_u64().unwrap();
+    assert!(blocks < 20, "{blocks} blocks were read");
+    drop(snapshot);
+}
+
 #[tokio::test]
 async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     let schema = Schema::fresh();
@@ -225,19 +288,7 @@ async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     fill_elsewhere(&beside, &schema).await;
     let plans = Plans::default();
     let _guard = tracing::subscriber::set_default(plans.clone());
-    let url = format!(
-        "{}?options=-c%20session_preload_libraries=auto_explain%20-c%20auto_explain.log_min_duration=0%20\
-         -c%20auto_explain.log_analyze=on%20-c%20auto_explain.log_level=notice%20-c%20auto_explain.log_format=json%20\
-         -c%20client_min_messages=notice",
-        support::server()
-    );
-    let pg = PgBackend::builder(&url)
-        .unwrap()
-        .schema(schema.name())
-        .expiry(Duration::from_secs(3600))
-        .open()
-        .await
-        .unwrap();
+    let pg = explained(&schema).await;
     let (alice, id) = (user(7), single(7));
     let (log, store, inbox) = (pg.log(), pg.store(), pg.inbox());
     let partition = Partition::of(&id, 4);
@@ -274,6 +325,13 @@ async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     inbox.pull(&user(0), &delivered.previous.unwrap(), 50).await.unwrap();
     inbox.ends(std::slice::from_ref(&alice)).await.unwrap();
     be_there(&pg.presence(), &alice).await;
+    let mut host = PgConnection::connect(&explaining()).await.unwrap();
+    pg.send_in(&mut host, &Outgoing::text(&alice, &id, "x")).await.unwrap();
+    let waiting = pg.outbox().waiting(None, 50).await.unwrap();
+    let places: Vec<_> = waiting.iter().map(|waiting| waiting.place).collect();
+    assert_eq!(pg.outbox().waiting(Some(places[0]), 50).await.unwrap().len(), 50);
+    pg.outbox().done(&places[..40]).await.unwrap();
+    pg.outbox().refuse(&[(places[40], Refusal::NotMember)]).await.unwrap();
     let plans = plans.0.lock().unwrap();
     assert!(plans.len() > 40, "{} plans were told of", plans.len());
     let wrong: Vec<_> = plans

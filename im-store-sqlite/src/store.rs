@@ -31,7 +31,7 @@ pub struct SqliteStore(pub(crate) Arc<Inner>);
 impl From<SqliteStore> for StorePart {
     fn from(store: SqliteStore) -> Self {
         let store = Arc::new(store);
-        Self { messages: store.clone(), conversations: store.clone(), states: store }
+        Self { messages: store.clone(), conversations: store.clone(), states: store, outbox: None }
     }
 }
 

@@ -119,6 +119,7 @@ impl Faults {
                 messages: self.part(part.messages),
                 conversations: self.part(part.conversations),
                 states: self.part(part.states),
+                outbox: part.outbox,
             }),
             inbox: parts.inbox.map(|inbox| self.part(inbox) as Arc<dyn SyncInbox>),
             presence: parts.presence.map(|presence| self.part(presence) as Arc<dyn Presence>),

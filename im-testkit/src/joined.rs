@@ -79,7 +79,7 @@ impl Join {
         });
         Parts {
             log: Some(LogPart { log: joined.clone(), leases: log.leases }),
-            store: Some(StorePart { messages: joined.clone(), conversations: joined, states: store.states }),
+            store: Some(StorePart { messages: joined.clone(), conversations: joined, ..store }),
             ..parts
         }
     }

@@ -106,7 +106,12 @@ impl From<&Memory> for Parts {
         let (log, store) = (Arc::new(memory.log()), Arc::new(memory.store()));
         Self {
             log: Some(LogPart { log: log.clone(), leases: log }),
-            store: Some(StorePart { messages: store.clone(), conversations: store.clone(), states: store }),
+            store: Some(StorePart {
+                messages: store.clone(),
+                conversations: store.clone(),
+                states: store,
+                outbox: None,
+            }),
             inbox: Some(Arc::new(memory.inbox())),
             presence: Some(Arc::new(memory.presence())),
             notifier: Some(Arc::new(memory.notifier())),

@@ -84,6 +84,7 @@ impl Hooks {
                 messages: Arc::new(Messages { right: store.messages, hooks: hooks.clone() }),
                 conversations: Arc::new(Conversations { right: store.conversations, hooks: hooks.clone() }),
                 states: store.states,
+                outbox: store.outbox,
             }),
             presence: Some(Arc::new(HookedPresence { right: parts.presence.unwrap(), hooks })),
             ..parts

@@ -40,7 +40,7 @@ broken! {
 fn wrap(parts: Parts, shared: &Arc<Shared>, defect: Defect) -> Parts {
     let shared = shared.clone();
     with_store(parts, |part| {
-        let StorePart { messages, conversations: right, states } = part.clone();
+        let StorePart { messages, conversations: right, states, .. } = part.clone();
         let wrapped = Arc::new(Wrapped { right, messages, states, defect, shared });
         StorePart { conversations: wrapped.clone(), states: wrapped, ..part }
     })

@@ -1,0 +1,200 @@
+//! The outbox: what hosts sent inside their own transactions, and what of it was refused.
+
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use im_core::{
+    ClientMsgId, ContentType, ConversationId, Outbox, Outgoing, Place, Refusal, Result, Timestamp, UserId,
+    Waiting,
+};
+
+use crate::{
+    connect::{Inner, incarnation, now},
+    error::failed,
+    rows::{Columns, limit, number},
+};
+
+/// The most messages of one page.
+const MOST_MESSAGES: usize = 10_000;
+
+/// No message of the outbox is, or will ever be, of a transaction below this one: in this incarnation, for after a failover
+/// transactions are counted on from an earlier number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Floor {
+    incarnation: String,
+    transaction: i64,
+}
+
+/// Messages of hosts' transactions that have committed: [`Outbox`], and what became of those that were refused.
+#[derive(Debug, Clone)]
+pub struct PgOutbox(pub(crate) Arc<Inner>);
+
+/// A message that was sent by [`PgBackend::send_in`](crate::PgBackend::send_in) and that the engine refused: its sender had left by
+/// then, or the host's policy denied it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedSend {
+    /// Names it in the outbox.
+    pub number: u64,
+    /// When it was sent, within its transaction.
+    pub put_at: Timestamp,
+    /// When it was refused.
+    pub refused_at: Timestamp,
+    /// Why: the [code](Refusal::code) of a [`Refusal`].
+    pub code: String,
+    /// The same for people.
+    pub reason: String,
+    /// The message.
+    pub message: Outgoing,
+}
+
+fn message(columns: Columns<'_>) -> Result<Outgoing> {
+    let content_type = |name: &str| ContentType::from_name(name).ok_or("no such content type");
+    Ok(Outgoing {
+        conversation: columns.parse(0, ConversationId::new)?,
+        sender: columns.parse(1, UserId::new)?,
+        client_msg_id: columns.parse(2, ClientMsgId::new)?,
+        content_type: columns.parse(3, content_type)?,
+        content: columns.text(4)?.into(),
+    })
+}
+
+/// What one look finds.
+struct Look {
+    incarnation: String,
+    /// The transactions below this one are over, whatever becomes visible later.
+    over: i64,
+    waiting: Vec<Waiting>,
+}
+
+impl PgOutbox {
+    async fn look(&self, transaction: i64, after: i64, max: usize) -> Result<Look> {
+        let operation = "outbox.waiting";
+        let sql = self.0.sql(concat!(
+            "SELECT s.incarnation, s.over, o.* FROM (SELECT ",
+            incarnation!(),
+            " AS incarnation, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS over) s LEFT JOIN \
+             (SELECT transaction, number, conversation_id, send_from, client_msg_id, content_type, content FROM {im}.outbox \
+             WHERE (transaction, number) > ($1, $2) ORDER BY transaction, number LIMIT $3) o ON true \
+             ORDER BY o.transaction, o.number"
+        ));
+        let rows = sqlx::query(sql)
+            .bind(transaction)
+            .bind(after)
+            .bind(limit(max))
+            .fetch_all(&self.0.pool)
+            .await
+            .map_err(failed(operation))?;
+        let mut look = Look { incarnation: String::new(), over: 0, waiting: Vec::with_capacity(rows.len()) };
+        for row in &rows {
+            let columns = Columns::new(row, 0, operation);
+            if look.waiting.is_empty() {
+                look.incarnation = columns.text(0)?.to_owned();
+                look.over = columns.int(1)?;
+            }
+            let Some(transaction) = columns.optional_int(2)? else { continue };
+            let place =
+                Place { transaction: transaction.unsigned_abs(), number: columns.int(3)?.unsigned_abs() };
+            look.waiting.push(Waiting { place, message: message(columns.skip(4))? });
+        }
+        Ok(look)
+    }
+
+    /// The first `max` refused messages after a number; 0 for the first of all. They stay until they are
+    /// [forgotten](Self::forget_refused). Who sends one again, by whatever way, sends the same message.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn refused(&self, after: u64, max: usize) -> Result<Vec<RefusedSend>> {
+        let operation = "outbox.refused";
+        let sql = self.0.sql(
+            "SELECT number, put_at, refused_at, code, reason, conversation_id, send_from, client_msg_id, content_type, content \
+             FROM {im}.outbox_refused WHERE number > $1 ORDER BY number LIMIT $2",
+        );
+        let rows = sqlx::query(sql)
+            .bind(number(after))
+            .bind(limit(max.min(MOST_MESSAGES)))
+            .fetch_all(&self.0.pool)
+            .await
+            .map_err(failed(operation))?;
+        let refused = |columns: Columns<'_>| {
+            Ok(RefusedSend {
+                number: columns.int(0)?.unsigned_abs(),
+                put_at: Timestamp(columns.int(1)?),
+                refused_at: Timestamp(columns.int(2)?),
+                code: columns.text(3)?.to_owned(),
+                reason: columns.text(4)?.to_owned(),
+                message: message(columns.skip(5))?,
+            })
+        };
+        rows.iter().map(|row| refused(Columns::new(row, 0, operation))).collect()
+    }
+
+    /// Removes refused messages, by their numbers.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_refused(&self, numbers: &[u64]) -> Result<()> {
+        sqlx::query(self.0.sql("DELETE FROM {im}.outbox_refused WHERE number = ANY($1)"))
+            .bind(numbers.iter().map(|given| number(*given)).collect::<Vec<_>>())
+            .execute(&self.0.pool)
+            .await
+            .map(drop)
+            .map_err(failed("outbox.forget_refused"))
+    }
+}
+
+#[async_trait]
+impl Outbox for PgOutbox {
+    async fn waiting(&self, after: Option<Place>, max: usize) -> Result<Vec<Waiting>> {
+        let max = max.clamp(1, MOST_MESSAGES);
+        if let Some(after) = after {
+            return Ok(self.look(number(after.transaction), number(after.number), max).await?.waiting);
+        }
+        let floor = || self.0.outbox_floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = floor().clone();
+        let mut look = self.look(known.transaction, 0, max).await?;
+        if look.incarnation != known.incarnation {
+            look = self.look(0, 0, max).await?;
+        }
+        let first = look.waiting.first().map_or(i64::MAX, |first| number(first.place.transaction));
+        *floor() = Floor { incarnation: look.incarnation, transaction: look.over.min(first) };
+        Ok(look.waiting)
+    }
+
+    async fn done(&self, places: &[Place]) -> Result<()> {
+        let sql = self.0.sql(
+            "DELETE FROM {im}.outbox o USING unnest($1::bigint[], $2::bigint[]) AS k (transaction, number) \
+             WHERE o.transaction = k.transaction AND o.number = k.number",
+        );
+        sqlx::query(sql)
+            .bind(places.iter().map(|place| number(place.transaction)).collect::<Vec<_>>())
+            .bind(places.iter().map(|place| number(place.number)).collect::<Vec<_>>())
+            .execute(&self.0.pool)
+            .await
+            .map(drop)
+            .map_err(failed("outbox.done"))
+    }
+
+    async fn refuse(&self, refused: &[(Place, Refusal)]) -> Result<()> {
+        let sql = self.0.sql(concat!(
+            "WITH gone AS (DELETE FROM {im}.outbox o USING \
+             unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) AS k (transaction, number, code, reason) \
+             WHERE o.transaction = k.transaction AND o.number = k.number RETURNING o.*, k.code, k.reason) \
+             INSERT INTO {im}.outbox_refused (number, put_at, refused_at, code, reason, conversation_id, send_from, \
+             client_msg_id, content_type, content) SELECT number, put_at, ",
+            now!(),
+            ", code, reason, conversation_id, send_from, client_msg_id, content_type, content FROM gone"
+        ));
+        // A policy's reason may be any text.
+        let reason = |refusal: &Refusal| refusal.to_string().replace('\0', "");
+        sqlx::query(sql)
+            .bind(refused.iter().map(|(place, _)| number(place.transaction)).collect::<Vec<_>>())
+            .bind(refused.iter().map(|(place, _)| number(place.number)).collect::<Vec<_>>())
+            .bind(refused.iter().map(|(_, refusal)| refusal.code()).collect::<Vec<_>>())
+            .bind(refused.iter().map(|(_, refusal)| reason(refusal)).collect::<Vec<_>>())
+            .execute(&self.0.pool)
+            .await
+            .map(drop)
+            .map_err(failed("outbox.refuse"))
+    }
+}
