@@ -5,7 +5,7 @@ use std::time::Duration;
 use im_core::Result;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
-use crate::{PgBackend, error::failed};
+use crate::{PgBackend, PgReport, connect, error::failed};
 
 /// How a database is reached.
 #[derive(Debug, Clone)]
@@ -113,12 +113,29 @@ impl PgBuilder {
     /// Connects, and brings the schema up to date; many nodes may start at once.
     ///
     /// # Errors
-    /// [`Unavailable`](im_core::ErrorKind::Unavailable) when the server cannot be reached;
+    /// Each says what to do: [`Unavailable`](im_core::ErrorKind::Unavailable) when the server cannot be reached or is a standby;
     /// [`NewerVersion`](im_core::ErrorKind::NewerVersion) when a newer version of this crate has written the schema;
-    /// [`Denied`](im_core::ErrorKind::Denied) when credentials or rights do not suffice;
-    /// [`Invalid`](im_core::ErrorKind::Invalid) when the server is older than 14, the database is not UTF-8, or commits do not
-    /// wait for the disk.
+    /// [`Denied`](im_core::ErrorKind::Denied) when credentials or rights do not suffice, as the [crate](crate#rights) lists them;
+    /// [`Invalid`](im_core::ErrorKind::Invalid) when the server is older than 14, the database is not UTF-8, or connections are
+    /// not as [`PgBackend::with_pool`] says.
     pub async fn open(self) -> Result<PgBackend> {
         PgBackend::open(self).await
+    }
+
+    /// Brings the schema up to date without opening it, as an operator whose role may do what the nodes' may not; what is there
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn migrate(self) -> Result<PgReport> {
+        connect::inspect(self, true).await
+    }
+
+    /// Looks whether the database can be opened, and changes nothing; see [`PgReport::problems`].
+    ///
+    /// # Errors
+    /// When the server cannot be reached or asked.
+    pub async fn check(self) -> Result<PgReport> {
+        connect::inspect(self, false).await
     }
 }

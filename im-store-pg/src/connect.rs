@@ -6,19 +6,19 @@ use std::{
     time::Duration,
 };
 
-use im_core::{ConversationId, Error, ErrorKind, Incarnation, LogPart, Partition, Parts, Result};
+use im_core::{ConversationId, Durability, Error, ErrorKind, Incarnation, LogPart, Partition, Parts, Result};
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Row,
+    AssertSqlSafe, Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
 use crate::{
-    PgBuilder, PgInbox, PgLog, PgNotifier, PgOutbox, PgPresence, PgStore,
+    PgBuilder, PgInbox, PgLog, PgNotifier, PgOutbox, PgPresence, PgReport, PgStore,
     config::Source,
     ear::Ear,
     error::{BACKEND, failed, invalid},
     outbox::Floor,
-    schema,
+    report, schema,
     spans::Spans,
     wake::{self, Wake},
 };
@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) name: String,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
+    /// What a commit survives.
+    pub(crate) durability: Durability,
     /// The longest content of [`PgBackend::send_in`].
     pub(crate) content_bytes: usize,
     pub(crate) outbox_floor: Mutex<Floor>,
@@ -93,7 +95,9 @@ impl PgBackend {
         PgBuilder::of_url(url)
     }
 
-    /// A database to be opened through the host's own pool. Its connections must have `synchronous_commit=on`.
+    /// A database to be opened through the host's own pool. One connection is looked at, and all must be like it: commits wait
+    /// (`synchronous_commit` is not off), and transactions are `read committed` and may write by default. The search path is as the host
+    /// likes it.
     #[must_use]
     pub fn with_pool(pool: PgPool) -> PgBuilder {
         PgBuilder::new(Source::Pool(pool))
@@ -106,8 +110,14 @@ impl PgBackend {
             Source::Options(options) => pool(&config, options).await?,
         };
         let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
-        check_server(&mut conn).await?;
-        schema::migrate(&mut conn, &config.schema, &schema, config.partitions).await?;
+        let report = report::of(&mut conn, &config.schema, &schema).await?;
+        report.refuse()?;
+        if report.durability < Durability::Synced {
+            tracing::warn!("commits do not reach the disk: {}", report.durability);
+        }
+        if !report.is_migrated() {
+            schema::migrate(&mut conn, &config.schema, &schema, config.partitions).await?;
+        }
         if config.restored {
             schema::rename(&mut conn, &schema).await?;
         }
@@ -128,6 +138,7 @@ impl PgBackend {
             name,
             wake: Wake::new(partitions),
             ear,
+            durability: report.durability,
             content_bytes: config.content_bytes,
             outbox_floor: Mutex::default(),
         };
@@ -180,6 +191,27 @@ impl PgBackend {
     }
 }
 
+/// Looks at a database, and brings its schema up to date if that is wanted; a pool that is not the host's is closed again.
+pub(crate) async fn inspect(config: PgBuilder, migrate: bool) -> Result<PgReport> {
+    let schema = quoted(&config.schema)?;
+    let pool = match &config.source {
+        Source::Pool(pool) => pool.clone(),
+        Source::Options(options) => pool(&config, options).await?,
+    };
+    let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
+    let mut report = report::of(&mut conn, &config.schema, &schema).await?;
+    if migrate {
+        report.refuse()?;
+        schema::migrate(&mut conn, &config.schema, &schema, config.partitions).await?;
+        report = report::of(&mut conn, &config.schema, &schema).await?;
+    }
+    drop(conn);
+    if matches!(config.source, Source::Options(_)) {
+        pool.close().await;
+    }
+    Ok(report)
+}
+
 /// A schema's name as SQL has it.
 fn quoted(schema: &str) -> Result<String> {
     if schema.is_empty() || schema.len() > 63 || schema.chars().any(char::is_control) {
@@ -196,37 +228,20 @@ async fn pool(config: &PgBuilder, options: &PgConnectOptions) -> Result<PgPool> 
         ("idle_in_transaction_session_timeout", timeout.as_str()),
         ("default_transaction_isolation", "read committed"),
     ]);
-    PgPoolOptions::new()
-        // One more listens.
-        .max_connections(config.connections + 1)
-        .acquire_timeout(ACQUIRE)
-        .connect_with(options)
-        .await
-        .map_err(failed(OPERATION))
+    // One more listens.
+    let pool = PgPoolOptions::new().max_connections(config.connections + 1).acquire_timeout(ACQUIRE);
+    match pool.connect_with(options.clone()).await {
+        Err(sqlx::Error::PoolTimedOut) => Err(unreachable(&options).await),
+        pool => pool.map_err(failed(OPERATION)),
+    }
 }
 
-async fn check_server(conn: &mut PgConnection) -> Result<()> {
-    let row = sqlx::query(
-        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), \
-         current_setting('synchronous_commit'), current_setting('fsync')",
-    )
-    .fetch_one(conn)
-    .await
-    .map_err(failed(OPERATION))?;
-    let version: i32 = row.try_get(0).map_err(failed(OPERATION))?;
-    let text = |column| row.try_get::<String, _>(column).map_err(failed(OPERATION));
-    if version < 140_000 {
-        return Err(invalid(OPERATION, format!("the server is version {}; 14 is needed", version / 10_000)));
+/// Why there is no connection: the pool says only that there was none in time.
+async fn unreachable(options: &PgConnectOptions) -> Error {
+    match tokio::time::timeout(ACQUIRE, PgConnection::connect_with(options)).await {
+        Ok(Err(error)) => failed(OPERATION)(error),
+        _ => Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, "the server does not answer in time"),
     }
-    let encoding = text(1)?;
-    if encoding != "UTF8" {
-        let why = format!("the database is encoded in {encoding}; create one with ENCODING 'UTF8'");
-        return Err(invalid(OPERATION, why));
-    }
-    if text(2)? == "off" || text(3)? == "off" {
-        tracing::warn!("commits do not wait for the disk: a crash of the server loses what was acked");
-    }
-    Ok(())
 }
 
 impl Inner {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use im_core::{
-    Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, InboxInfo, Partition, Pull, Result,
-    SyncInbox, UserId, codec,
+    Checkpoint, Cursor, Delivered, Delivery, Entry, InboxInfo, Partition, Pull, Result, SyncInbox, UserId,
+    codec,
 };
 
 use crate::{
@@ -105,7 +105,7 @@ impl SyncInbox for PgInbox {
         let incarnation = self.0.incarnation("inbox.info").await?;
         Ok(InboxInfo {
             backend: BACKEND,
-            durability: Durability::Synced,
+            durability: self.0.durability,
             loss_window: loss_window(&incarnation),
             incarnation,
             expiry: self.0.expiry,

@@ -16,7 +16,7 @@
 //! # What it promises
 //! | | |
 //! |---|---|
-//! | An acked message, a read mark, a setting, a delivery | survives a crash of the process and of the server (`synchronous_commit=on`, which [`PgBuilder::open`] checks). A failover to an asynchronous replica can lose the newest: the data are then another incarnation, by the server's timeline |
+//! | An acked message, a read mark, a setting, a delivery | survives a crash of the process and of the server (`synchronous_commit=on`, which [`PgBuilder::open`] checks; where the server has `fsync=off`, the parts say that it does not survive a crash of the operating system). A failover to an asynchronous replica can lose the newest: the data are then another incarnation, by the server's timeline |
 //! | A retry of a send | is known at any age |
 //! | One record | is written once: log and store are the same table |
 //! | A caller that goes away in mid-call | leaves no open transaction and no lock: what must not stop half-way runs in a task of its own |
@@ -46,6 +46,24 @@
 //! # Connections
 //! One connection of the pool listens for other nodes (`LISTEN`), which needs a session of its own: a pooler between must not be in
 //! transaction mode. Where it is, records and signals of other nodes come late, by looking and by heartbeats; nothing is lost.
+//!
+//! # Rights
+//! The role of the nodes needs `USAGE` and `CREATE` on the schema, `EXECUTE` on `pg_control_system()` (everybody has it, where it was
+//! not taken away), and must own the tables or be a member of the role that does: inbox tables come and go. To make the schema takes
+//! `CREATE` on the database as well; where nodes shall not have that, an operator makes it:
+//!
+//! ```sql
+//! CREATE SCHEMA im AUTHORIZATION chat;  -- and the nodes, as chat, do the rest
+//! ```
+//!
+//! or brings it up to date as another role, by [`PgBuilder::migrate`] or `cargo run -p im-store-pg --example im-store-pg -- migrate URL`:
+//!
+//! ```sql
+//! GRANT USAGE, CREATE ON SCHEMA im TO chat;
+//! GRANT owner TO chat;                  -- the role that migrated
+//! ```
+//!
+//! [`PgBuilder::check`], and the same example with `check URL`, say what is there and what is missing.
 //!
 //! # The schema
 //! All tables lie in one schema, `im` unless another is [named](PgBuilder::schema). `migrations/` says what each column is.
@@ -84,6 +102,7 @@ mod notices;
 mod notifier;
 mod outbox;
 mod presence;
+mod report;
 mod rows;
 mod schema;
 mod send_in;
@@ -101,4 +120,5 @@ pub use log::PgLog;
 pub use notifier::PgNotifier;
 pub use outbox::{PgOutbox, RefusedSend};
 pub use presence::PgPresence;
+pub use report::PgReport;
 pub use store::PgStore;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use im_core::{
-    Append, AppendOutcome, Durability, Epoch, Error, ErrorKind, Found, Incarnation, LogInfo, LogRead,
-    LogRecord, MessageLog, Partition, Position, Result, SendKey, Timestamp,
+    Append, AppendOutcome, Epoch, Error, ErrorKind, Found, Incarnation, LogInfo, LogRead, LogRecord,
+    MessageLog, Partition, Position, Result, SendKey, Timestamp,
 };
 
 use crate::{
@@ -122,7 +122,7 @@ impl MessageLog for PgLog {
         };
         Ok(LogInfo {
             backend: BACKEND,
-            durability: Durability::Synced,
+            durability: self.0.durability,
             loss_window: loss_window(&incarnation),
             incarnation,
             partitions: self.0.partitions,

@@ -53,8 +53,7 @@ async fn run(conn: &mut PgConnection, schema: &str, quoted: &str, partitions: u1
     let done: i32 = sqlx::query_scalar(version).fetch_one(&mut *conn).await.map_err(&fail)?;
     let done = usize::try_from(done).unwrap_or_default();
     if done > MIGRATIONS.len() {
-        let message = format!("the schema has version {done}, this program knows {}", MIGRATIONS.len());
-        return Err(Error::new(ErrorKind::NewerVersion, BACKEND, OPERATION, message));
+        return Err(newer(done as u32));
     }
     if done == MIGRATIONS.len() {
         return Ok(());
@@ -75,9 +74,30 @@ async fn run(conn: &mut PgConnection, schema: &str, quoted: &str, partitions: u1
         .map_err(&fail)
 }
 
+/// The schema's version that this program brings about.
+pub(crate) fn known() -> u32 {
+    MIGRATIONS.len() as u32
+}
+
+/// The refusal of a schema that a newer program has written.
+pub(crate) fn newer(version: u32) -> Error {
+    let message = format!(
+        "the schema has version {version}, this program knows {}: run a newer version of the program",
+        known()
+    );
+    Error::new(ErrorKind::NewerVersion, BACKEND, OPERATION, message)
+}
+
 async fn create(conn: &mut PgConnection, quoted: &str) -> Result<()> {
+    // To create one if it is not there takes the right to create one, also where it is there.
+    let is_there: bool = sqlx::query_scalar("SELECT to_regnamespace($1) IS NOT NULL")
+        .bind(quoted)
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(failed(OPERATION))?;
+    let make = if is_there { String::new() } else { format!("CREATE SCHEMA {quoted};") };
     let sql = format!(
-        "CREATE SCHEMA IF NOT EXISTS {quoted}; CREATE TABLE {quoted}.schema_version (version int NOT NULL); \
+        "{make} CREATE TABLE {quoted}.schema_version (version int NOT NULL); \
          INSERT INTO {quoted}.schema_version VALUES (0)"
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map(drop).map_err(failed(OPERATION))

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use im_core::{
-    Batch, Checkpoint, ConversationId, Direction, Durability, Epoch, Found, History, HistoryQuery,
-    Incarnation, LogRecord, Mark, MessageStore, Ordinal, Partition, Position, Record, Result, SendKey, Seq,
-    StoreInfo, StorePart,
+    Batch, Checkpoint, ConversationId, Direction, Epoch, Found, History, HistoryQuery, Incarnation,
+    LogRecord, Mark, MessageStore, Ordinal, Partition, Position, Record, Result, SendKey, Seq, StoreInfo,
+    StorePart,
 };
 use sqlx::postgres::PgRow;
 
@@ -104,7 +104,7 @@ impl MessageStore for PgStore {
         let incarnation = Incarnation::new(columns.text(0)?);
         Ok(StoreInfo {
             backend: BACKEND,
-            durability: Durability::Synced,
+            durability: self.0.durability,
             loss_window: loss_window(&incarnation),
             incarnation,
             first_epoch: columns.optional_int(1)?.map(|number| epoch(number, operation)).transpose()?,
