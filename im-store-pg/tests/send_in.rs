@@ -448,3 +448,20 @@ async fn what_is_refused_after_the_commit_is_kept_with_the_reason_and_stops_noth
     assert_eq!(bed.refused().await, [("picture".to_owned(), "denied".to_owned())]);
     chat.shutdown().await;
 }
+
+/// After a failover the server counts transactions on from where the standby stood, below what was seen before.
+#[tokio::test]
+async fn transactions_that_are_counted_anew_after_a_failover_are_not_passed_over() {
+    let bed = Bed::new().await;
+    assert!(bed.waiting().await.is_empty());
+    let insert = format!(
+        "INSERT INTO {}.outbox (transaction, put_at, conversation_id, send_from, client_msg_id, content_type, content, content_hash) \
+         VALUES (3, 1, '{}', 'shop', 'm1', 'text', 'x', 1)",
+        bed.schema.quoted(),
+        bed.conversation
+    );
+    run(&mut host().await, insert).await;
+    assert!(bed.waiting().await.is_empty(), "nothing can come to stand there in this incarnation");
+    bed.schema.builder().restored(true).open().await.unwrap();
+    assert_eq!(bed.waiting().await, ["m1"]);
+}
