@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use im_core::Result;
+use im_core::{Error, ErrorKind, Result};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
-use crate::{PgBackend, error::failed};
+use crate::{
+    PgBackend,
+    error::{BACKEND, failed},
+};
+
+/// How long an opening may take: many nodes wait for one that brings the schema up to date.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// How a database is reached.
 #[derive(Debug, Clone)]
@@ -61,8 +67,8 @@ impl PgBuilder {
         self
     }
 
-    /// How many connections a node opens at most, beside one that listens; default 16, least 2. A pool of the host's has its own
-    /// limit.
+    /// How many connections a node opens at most, beside one that listens; default 16, least 2. Whoever finds none free for 3 s is
+    /// told [`Full`](im_core::ErrorKind::Full), and nothing was done. A pool of the host's has its own limit and time.
     #[must_use]
     pub fn connections(mut self, connections: u32) -> Self {
         self.connections = connections.max(2);
@@ -93,7 +99,8 @@ impl PgBuilder {
     }
 
     /// How long a statement may take, a lock be waited for, and a transaction stand idle; default 5 s. Connections of the host's
-    /// pool keep what they are set to.
+    /// pool keep what they are set to. A server that says nothing for a second more is given up: the call is a
+    /// [`Timeout`](im_core::ErrorKind::Timeout) whose outcome is unknown, and its connection is closed.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
@@ -106,9 +113,13 @@ impl PgBuilder {
     /// [`Unavailable`](im_core::ErrorKind::Unavailable) when the server cannot be reached;
     /// [`NewerVersion`](im_core::ErrorKind::NewerVersion) when a newer version of this crate has written the schema;
     /// [`Denied`](im_core::ErrorKind::Denied) when credentials or rights do not suffice;
-    /// [`Invalid`](im_core::ErrorKind::Invalid) when the server is older than 14, the database is not UTF-8, or commits do not
-    /// wait for the disk.
+    /// [`Invalid`](im_core::ErrorKind::Invalid) when the server is older than 14, the database is not UTF-8, commits do not
+    /// wait for the disk, or a host's pool has another isolation than `read committed`;
+    /// [`Timeout`](im_core::ErrorKind::Timeout) after five minutes.
     pub async fn open(self) -> Result<PgBackend> {
-        PgBackend::open(self).await
+        let opened = tokio::time::timeout(LONGEST, PgBackend::open(self)).await;
+        opened.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, BACKEND, "open", "the server does not answer"))
+        })
     }
 }

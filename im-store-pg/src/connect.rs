@@ -7,25 +7,20 @@ use std::{
 };
 
 use im_core::{ConversationId, Error, ErrorKind, Incarnation, LogPart, Partition, Parts, Result};
-use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Row,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Row, postgres::PgConnectOptions};
 
 use crate::{
     PgBuilder, PgInbox, PgLog, PgNotifier, PgPresence, PgStore,
     config::Source,
     ear::Ear,
     error::{BACKEND, failed, invalid},
+    pool::{self, Pool, Signs},
     schema,
     spans::Spans,
     wake::{self, Wake},
 };
 
 const OPERATION: &str = "open";
-
-/// How long a connection of the pool is waited for.
-const ACQUIRE: Duration = Duration::from_secs(5);
 
 /// All five parts on one Postgres database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,7 +31,7 @@ pub struct PgBackend {
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     /// The schema, quoted.
     schema: String,
     /// Statements with the schema's name in them.
@@ -89,7 +84,9 @@ impl PgBackend {
         PgBuilder::of_url(url)
     }
 
-    /// A database to be opened through the host's own pool. Its connections must have `synchronous_commit=on`.
+    /// A database to be opened through the host's own pool. Its connections must have `synchronous_commit=on` and
+    /// `default_transaction_isolation='read committed'`. One that falls silent while it lies idle is found by the pool's own test
+    /// only: give it a short `acquire_timeout`. One more connection, beside the pool, listens.
     #[must_use]
     pub fn with_pool(pool: PgPool) -> PgBuilder {
         PgBuilder::new(Source::Pool(pool))
@@ -97,9 +94,10 @@ impl PgBackend {
 
     pub(crate) async fn open(config: PgBuilder) -> Result<Self> {
         let schema = quoted(&config.schema)?;
+        let signs = Signs::new();
         let pool = match &config.source {
             Source::Pool(pool) => pool.clone(),
-            Source::Options(options) => pool(&config, options).await?,
+            Source::Options(options) => connect(&config, options, signs.clone()).await?,
         };
         let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
         check_server(&mut conn).await?;
@@ -114,7 +112,7 @@ impl PgBackend {
         let partitions = partitions.unsigned_abs();
         let (ear, listening) = Ear::new();
         let inner = Inner {
-            pool,
+            pool: Pool::new(pool, config.statement_timeout, signs),
             schema,
             texts: RwLock::default(),
             partitions,
@@ -164,7 +162,7 @@ impl PgBackend {
     /// Closes the connections, also those of a pool that was the host's. Whatever is asked later is
     /// [`Unavailable`](ErrorKind::Unavailable).
     pub async fn close(&self) {
-        self.inner.pool.close().await;
+        self.inner.pool.connections().close().await;
     }
 }
 
@@ -176,7 +174,7 @@ fn quoted(schema: &str) -> Result<String> {
     Ok(format!("\"{}\"", schema.replace('"', "\"\"")))
 }
 
-async fn pool(config: &PgBuilder, options: &PgConnectOptions) -> Result<PgPool> {
+async fn connect(config: &PgBuilder, options: &PgConnectOptions, signs: Arc<Signs>) -> Result<PgPool> {
     let timeout = config.statement_timeout.as_millis().to_string();
     let options = options.clone().options([
         ("statement_timeout", timeout.as_str()),
@@ -184,19 +182,14 @@ async fn pool(config: &PgBuilder, options: &PgConnectOptions) -> Result<PgPool> 
         ("idle_in_transaction_session_timeout", timeout.as_str()),
         ("default_transaction_isolation", "read committed"),
     ]);
-    PgPoolOptions::new()
-        // One more listens.
-        .max_connections(config.connections + 1)
-        .acquire_timeout(ACQUIRE)
-        .connect_with(options)
-        .await
-        .map_err(failed(OPERATION))
+    pool::connect(config.connections, options, signs).await.map_err(failed(OPERATION))
 }
 
 async fn check_server(conn: &mut PgConnection) -> Result<()> {
     let row = sqlx::query(
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), \
-         current_setting('synchronous_commit'), current_setting('fsync')",
+         current_setting('synchronous_commit'), current_setting('fsync'), \
+         current_setting('default_transaction_isolation')",
     )
     .fetch_one(conn)
     .await
@@ -209,6 +202,13 @@ async fn check_server(conn: &mut PgConnection) -> Result<()> {
     let encoding = text(1)?;
     if encoding != "UTF8" {
         let why = format!("the database is encoded in {encoding}; create one with ENCODING 'UTF8'");
+        return Err(invalid(OPERATION, why));
+    }
+    let isolation = text(4)?;
+    if isolation != "read committed" {
+        // Everything would stay right; but whoever works beside others would fail again and again.
+        let why =
+            format!("transactions are {isolation} by default; give the pool's connections 'read committed'");
         return Err(invalid(OPERATION, why));
     }
     if text(2)? == "off" || text(3)? == "off" {
