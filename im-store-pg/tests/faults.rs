@@ -9,7 +9,9 @@ mod proxy;
 mod support;
 
 use std::{
+    future::{Future, poll_fn},
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -28,48 +30,45 @@ const ACQUIRE: Duration = Duration::from_secs(3);
 /// What a busy machine may add to a time.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// How many transactions the node's connections have open, and how many locks they hold.
-async fn left_open(bed: &Bed) -> (i64, i64) {
+/// How many transactions the connections of a name have open, and how many locks they hold.
+async fn left_open(beside: &PgPool, name: &str) -> (i64, i64) {
     let sql = "SELECT (SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND xact_start IS NOT NULL), \
                (SELECT count(*) FROM pg_locks JOIN pg_stat_activity a USING (pid) WHERE a.application_name = $1)";
-    sqlx::query_as(sql).bind(&bed.name).fetch_one(&bed.beside).await.unwrap()
+    sqlx::query_as(sql).bind(name).fetch_one(beside).await.unwrap()
 }
 
-/// What is left open is counted: a transaction, and a lock without one.
-async fn left_open_is_seen(bed: &Bed) {
-    let url = format!("{}?application_name={}", server(), bed.name);
-    let own = PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
-    let before = left_open(bed).await;
+#[tokio::test]
+async fn what_is_left_open_is_counted() {
+    let name = format!("leaves-{}", uuid::Uuid::new_v4().simple());
+    let (beside, own) = (hosts(1).await, hosts(1).await);
+    sqlx::query("SELECT set_config('application_name', $1, false)").bind(&name).execute(&own).await.unwrap();
     let mut transaction = own.begin().await.unwrap();
     sqlx::query("SELECT 1").execute(&mut *transaction).await.unwrap();
-    assert!(left_open(bed).await.0 > before.0, "a transaction is not counted");
+    assert_eq!(left_open(&beside, &name).await.0, 1, "a transaction");
     transaction.rollback().await.unwrap();
-    sqlx::query("SELECT pg_advisory_lock(hashtext($1))").bind(&bed.name).execute(&own).await.unwrap();
-    assert!(left_open(bed).await.1 > before.1, "a lock is not counted");
-    own.close().await;
+    sqlx::query("SELECT pg_advisory_lock(hashtext($1))").bind(&name).execute(&own).await.unwrap();
+    assert_eq!(left_open(&beside, &name).await, (0, 1), "a lock without one");
 }
 
 #[tokio::test]
 async fn callers_that_go_away_leave_no_transaction_and_no_lock() {
     let bed = Bed::open(|builder| builder).await;
-    left_open_is_seen(&bed).await;
     for n in 0..100 {
         let names: Vec<_> = (0..20).map(|at| format!("m{n}-{at}")).collect();
         let mut call = Box::pin(bed.append(&names));
-        // Another moment of the call each time.
-        for _ in 0..n % 12 {
-            tokio::select! {
-                biased;
-                _ = &mut call => break,
-                () = tokio::task::yield_now() => {}
-            }
-        }
+        // Another moment of the call each time: it is waited for until it was woken so often, or for so long.
+        let mut polls = 0;
+        let woken = poll_fn(|cx| {
+            polls += 1;
+            if call.as_mut().poll(cx).is_ready() || polls > n % 12 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = tokio::time::timeout(Duration::from_millis(n / 12), woken).await;
         drop(call);
     }
     // Comes after all that is still being done: it waits for the same lock.
     bed.append(&["last".to_owned()]).await.unwrap();
     let settled = async {
-        while left_open(&bed).await != (0, 0) {
+        while left_open(&bed.beside, &bed.name).await != (0, 0) {
             tokio::task::yield_now().await;
         }
     };
