@@ -98,8 +98,8 @@ impl PgBuilder {
         self
     }
 
-    /// How long a statement may take, a lock be waited for, and a transaction stand idle; default 5 s. Connections of the host's
-    /// pool keep what they are set to. A server that says nothing for a second more is given up: the call is a
+    /// How long a statement may take, and a lock be waited for; default 5 s. A transaction stands idle so long, too, but 2 s at
+    /// most: what a node that is cut off holds is free after both. Connections of the host's pool keep what they are set to. A server that says nothing for a second more is given up: the call is a
     /// [`Timeout`](im_core::ErrorKind::Timeout) whose outcome is unknown, and its connection is closed.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What is promised: so long after the server's return everything works again.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(5);
 const GROUPS: usize = 4;
+/// How many append past the engine.
+const RAW: usize = 4;
 /// Between two sends of one sender, and between two looks.
 const PACE: Duration = Duration::from_millis(5);
 /// How often a client that hears nothing asks: so seldom that it has to be told.
@@ -113,7 +115,7 @@ impl Play {
         let mut players = vec![tokio::spawn(client.run())];
         players.extend((0..GROUPS).map(|n| tokio::spawn(send_on(sends.clone(), story.clone(), n))));
         let raw = Raw::of(&parts).await;
-        players.push(tokio::spawn(raw.clone().appends(story.clone())));
+        players.extend((0..RAW).map(|n| tokio::spawn(raw.clone().appends(story.clone(), n))));
         let play = Self { story, sends, receives, parts, hears, raw, notices, players };
         play.reaches("messages to be acked and shown", || play.shown() > 50).await;
         play
@@ -303,10 +305,10 @@ impl Raw {
         }
     }
 
-    /// Without a pause: whatever happens, an append is under way.
-    async fn appends(self, story: Arc<Story>) {
+    /// Without a pause: whatever happens, appends are under way.
+    async fn appends(self, story: Arc<Story>, n: usize) {
         for at in 0.. {
-            self.append(&story, id(format!("raw-{at}"))).await;
+            self.append(&story, id(format!("raw-{n}-{at}"))).await;
             if story.is_over() {
                 return;
             }
