@@ -88,7 +88,11 @@ impl Inner {
         }
     }
 
+    /// Whatever took the notices away may have taken the presence, too: who is not there is not signalled.
     async fn after_a_gap(&self) {
+        if let Err(error) = self.beat().await {
+            tracing::warn!(%error, "the presence was not told of a gap; the next beat will");
+        }
         for users in self.hub.users().chunks(USERS) {
             if let Err(error) = self.tell_where_everything_ends(users).await {
                 tracing::warn!(%error, "sessions were not told of a gap; their heartbeats will tell");

@@ -14,8 +14,8 @@ use crate::{builder::Complete, config::Config, epoch::Numbering, progress::Progr
 const WAIT: Duration = Duration::from_secs(1);
 /// How long a worker stays away after an error that will not pass by itself.
 const STOPPED: Duration = Duration::from_secs(30);
-/// The shortest and the longest pause after a transient error.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The shortest and the longest pause after a transient error: so much later everything goes on, once a server is back.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Runs one projection on one partition for as long as the node lives.
 #[derive(Debug, Clone)]

@@ -7,13 +7,14 @@ use im_core::{
     Position, Result, SendKey, Seq, Timestamp,
     numbering::{Head, Numbering},
 };
-use sqlx::{PgConnection, error::DatabaseError};
+use sqlx::error::DatabaseError;
 
 use crate::{
     connect::{Inner, incarnation, now},
     error::{BACKEND, failed, invalid, other_incarnation},
     log::{epoch, stale},
     messages::{self, NewRow},
+    pool::Conn,
     rows::Columns,
 };
 
@@ -92,7 +93,7 @@ impl Attempt<'_> {
         Ok(Some(outcomes))
     }
 
-    async fn lock(&self, conn: &mut PgConnection) -> Result<Standing> {
+    async fn lock(&self, conn: &mut Conn) -> Result<Standing> {
         let sql = self.inner.sql(concat!(
             "SELECT epoch, last_offset, open_epoch, open_incarnation, first_epoch, ",
             now!(),
@@ -126,7 +127,7 @@ impl Attempt<'_> {
     }
 
     /// Where the conversations of the batch end. Not before the lock: in a statement of its own, which sees what is committed now.
-    async fn heads(&self, conn: &mut PgConnection, open: Epoch) -> Result<HashMap<ConversationId, Head>> {
+    async fn heads(&self, conn: &mut Conn, open: Epoch) -> Result<HashMap<ConversationId, Head>> {
         let mut ids: Vec<&str> = self.batch.iter().map(|append| append.conversation.as_str()).collect();
         ids.sort_unstable();
         ids.dedup();
@@ -172,7 +173,7 @@ impl Attempt<'_> {
         (outcomes, rows)
     }
 
-    async fn end(&self, conn: &mut PgConnection, end: Position) -> Result<()> {
+    async fn end(&self, conn: &mut Conn, end: Position) -> Result<()> {
         let sql = self
             .inner
             .sql("UPDATE {im}.log_partitions SET epoch = $2, last_offset = $3 WHERE partition = $1");

@@ -8,7 +8,6 @@ use im_core::{
     Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Outcome, Record, Result,
     SendKey, Seq, UserId,
 };
-use sqlx::PgConnection;
 
 use crate::{
     append::is_taken,
@@ -16,6 +15,7 @@ use crate::{
     connect::{Inner, incarnation},
     error::{BACKEND, failed, other_incarnation},
     messages::{self, NewRow},
+    pool::Conn,
     rows::{Columns, number},
     store_epochs,
 };
@@ -59,7 +59,7 @@ async fn try_apply(inner: &Inner, batch: &Batch) -> Result<bool> {
 }
 
 /// One apply of a partition at a time; refuses one that was made under another incarnation than this.
-async fn lock(inner: &Inner, conn: &mut PgConnection, batch: &Batch) -> Result<()> {
+async fn lock(inner: &Inner, conn: &mut Conn, batch: &Batch) -> Result<()> {
     let sql = inner.sql(concat!(
         "SELECT ",
         incarnation!(),
@@ -91,11 +91,7 @@ impl Identity {
 
 /// The records that are not there yet; an error where a place or a key belongs to another record. A batch may repeat or
 /// contradict itself, too.
-async fn new_records(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    records: &[LogRecord],
-) -> Result<Vec<LogRecord>> {
+async fn new_records(inner: &Inner, conn: &mut Conn, records: &[LogRecord]) -> Result<Vec<LogRecord>> {
     let mut places = stored_places(inner, conn, records).await?;
     let mut keys = stored_keys(inner, conn, records).await?;
     let mut new = Vec::new();
@@ -127,7 +123,7 @@ fn diverged(record: &Record, there: Seq) -> Error {
 /// What stands at the places of these records.
 async fn stored_places(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     records: &[LogRecord],
 ) -> Result<HashMap<(ConversationId, Seq), Identity>> {
     let sql = inner.sql(
@@ -159,11 +155,7 @@ async fn stored_places(
 }
 
 /// Where the send keys of these records stand.
-async fn stored_keys(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    records: &[LogRecord],
-) -> Result<HashMap<SendKey, Seq>> {
+async fn stored_keys(inner: &Inner, conn: &mut Conn, records: &[LogRecord]) -> Result<HashMap<SendKey, Seq>> {
     let keys: Vec<_> = records.iter().map(|candidate| candidate.record.key()).collect();
     let found = messages::find(inner, conn, &keys, OPERATION).await?;
     Ok(keys.into_iter().zip(found).filter_map(|(key, found)| Some((key, found?.receipt.mark.seq))).collect())

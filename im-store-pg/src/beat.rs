@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use im_core::{Gone, NodeId, Result, SessionId, UserId};
+use im_core::{Error, Gone, NodeId, Outcome, Result, SessionId, UserId};
 
 use crate::{
     connect::{Inner, now},
@@ -59,10 +59,14 @@ pub(crate) async fn beat(
         users: held.iter().map(|(user, _)| user.as_str()).collect(),
         sessions: held.iter().map(|(_, session)| session.as_str()).collect(),
     };
-    held.remove_others().await.map_err(failed(OPERATION))?;
-    let gone = held.gone().await?;
-    bury(inner).await.map_err(failed(OPERATION))?;
-    Ok(gone)
+    let held = async {
+        held.remove_others().await.map_err(failed(OPERATION))?;
+        let gone = held.gone().await?;
+        bury(inner).await.map_err(failed(OPERATION))?;
+        Ok(gone)
+    };
+    // The node has said that it lives.
+    held.await.map_err(|error: Error| error.with_outcome(Outcome::Unknown))
 }
 
 /// What a node says that it holds.

@@ -1,11 +1,11 @@
 //! Checkpoints of the persist and fan-out projections.
 
 use im_core::{Checkpoint, Epoch, Incarnation, Lineage, Partition, Position, Result};
-use sqlx::PgConnection;
 
 use crate::{
     connect::Inner,
     error::{corrupt, failed},
+    pool::Conn,
     rows::{Columns, number},
 };
 
@@ -40,7 +40,7 @@ pub(crate) use moves;
 /// Moves a checkpoint within a transaction.
 pub(crate) async fn store(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     of: Of,
     partition: Partition,
     checkpoint: &Checkpoint,

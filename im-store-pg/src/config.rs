@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
-use im_core::Result;
+use im_core::{Error, ErrorKind, Result};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
-use crate::{PgBackend, PgReport, connect, error::failed};
+use crate::{
+    PgBackend, PgReport, connect,
+    error::{BACKEND, failed},
+};
+
+/// How long an opening may take: many nodes wait for one that brings the schema up to date.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// How a database is reached.
 #[derive(Debug, Clone)]
@@ -63,8 +69,8 @@ impl PgBuilder {
         self
     }
 
-    /// How many connections a node opens at most, beside one that listens; default 16, least 2. A pool of the host's has its own
-    /// limit.
+    /// How many connections a node opens at most, beside one that listens; default 16, least 2. Whoever finds none free for 3 s is
+    /// told [`Full`](im_core::ErrorKind::Full), and nothing was done. A pool of the host's has its own limit and time.
     #[must_use]
     pub fn connections(mut self, connections: u32) -> Self {
         self.connections = connections.max(2);
@@ -94,8 +100,9 @@ impl PgBuilder {
         self
     }
 
-    /// How long a statement may take, a lock be waited for, and a transaction stand idle; default 5 s. Connections of the host's
-    /// pool keep what they are set to.
+    /// How long a statement may take, and a lock be waited for; default 5 s. A transaction stands idle so long, too, but 2 s at
+    /// most: what a node that is cut off holds is free after both. Connections of the host's pool keep what they are set to. A server that says nothing for a second more is given up: the call is a
+    /// [`Timeout`](im_core::ErrorKind::Timeout) whose outcome is unknown, and its connection is closed.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
@@ -117,9 +124,13 @@ impl PgBuilder {
     /// [`NewerVersion`](im_core::ErrorKind::NewerVersion) when a newer version of this crate has written the schema;
     /// [`Denied`](im_core::ErrorKind::Denied) when credentials or rights do not suffice, as the [crate](crate#rights) lists them;
     /// [`Invalid`](im_core::ErrorKind::Invalid) when the server is older than 14, the database is not UTF-8, or connections are
-    /// not as [`PgBackend::with_pool`] says.
+    /// not as [`PgBackend::with_pool`] says;
+    /// [`Timeout`](im_core::ErrorKind::Timeout) after five minutes.
     pub async fn open(self) -> Result<PgBackend> {
-        PgBackend::open(self).await
+        let opened = tokio::time::timeout(LONGEST, PgBackend::open(self)).await;
+        opened.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, BACKEND, "open", "the server does not answer"))
+        })
     }
 
     /// Brings the schema up to date without opening it, as an operator whose role may do what the nodes' may not; what is there

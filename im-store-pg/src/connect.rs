@@ -7,10 +7,7 @@ use std::{
 };
 
 use im_core::{ConversationId, Durability, Error, ErrorKind, Incarnation, LogPart, Partition, Parts, Result};
-use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgConnectOptions};
 
 use crate::{
     PgBuilder, PgInbox, PgLog, PgNotifier, PgOutbox, PgPresence, PgReport, PgStore,
@@ -18,6 +15,7 @@ use crate::{
     ear::Ear,
     error::{BACKEND, failed, invalid},
     outbox::Floor,
+    pool::{self, Pool, Signs},
     report, schema,
     spans::Spans,
     wake::{self, Wake},
@@ -25,8 +23,9 @@ use crate::{
 
 const OPERATION: &str = "open";
 
-/// How long a connection of the pool is waited for.
-const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long a transaction may stand idle at most. Of a node that is cut off one transaction after the other gets the lock that they
+/// wait for: less than a statement may take, or that goes on for twice the time.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// All five parts on one Postgres database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,7 +36,7 @@ pub struct PgBackend {
 /// The open database.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
     /// The schema, quoted.
     schema: String,
     /// Statements with the schema's name in them.
@@ -97,7 +96,8 @@ impl PgBackend {
 
     /// A database to be opened through the host's own pool. One connection is looked at, and all must be like it: commits wait
     /// (`synchronous_commit` is not off), and transactions are `read committed` and may write by default. The search path is as the host
-    /// likes it.
+    /// likes it. A connection that falls silent while it lies idle is found by the pool's own test only: give it a short
+    /// `acquire_timeout`. One more connection, beside the pool, listens.
     #[must_use]
     pub fn with_pool(pool: PgPool) -> PgBuilder {
         PgBuilder::new(Source::Pool(pool))
@@ -105,9 +105,10 @@ impl PgBackend {
 
     pub(crate) async fn open(config: PgBuilder) -> Result<Self> {
         let schema = quoted(&config.schema)?;
+        let signs = Signs::new();
         let pool = match &config.source {
             Source::Pool(pool) => pool.clone(),
-            Source::Options(options) => pool(&config, options).await?,
+            Source::Options(options) => connect(&config, options, signs.clone()).await?,
         };
         let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
         let report = report::of(&mut conn, &config.schema, &schema).await?;
@@ -128,7 +129,7 @@ impl PgBackend {
         let partitions = partitions.unsigned_abs();
         let (ear, listening) = Ear::new();
         let inner = Inner {
-            pool,
+            pool: Pool::new(pool, config.statement_timeout, signs),
             schema,
             texts: RwLock::default(),
             partitions,
@@ -187,7 +188,7 @@ impl PgBackend {
     /// Closes the connections, also those of a pool that was the host's. Whatever is asked later is
     /// [`Unavailable`](ErrorKind::Unavailable).
     pub async fn close(&self) {
-        self.inner.pool.close().await;
+        self.inner.pool.connections().close().await;
     }
 }
 
@@ -196,7 +197,7 @@ pub(crate) async fn inspect(config: PgBuilder, migrate: bool) -> Result<PgReport
     let schema = quoted(&config.schema)?;
     let pool = match &config.source {
         Source::Pool(pool) => pool.clone(),
-        Source::Options(options) => pool(&config, options).await?,
+        Source::Options(options) => connect(&config, options, Signs::new()).await?,
     };
     let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
     let mut report = report::of(&mut conn, &config.schema, &schema).await?;
@@ -220,17 +221,16 @@ fn quoted(schema: &str) -> Result<String> {
     Ok(format!("\"{}\"", schema.replace('"', "\"\"")))
 }
 
-async fn pool(config: &PgBuilder, options: &PgConnectOptions) -> Result<PgPool> {
+async fn connect(config: &PgBuilder, options: &PgConnectOptions, signs: Arc<Signs>) -> Result<PgPool> {
     let timeout = config.statement_timeout.as_millis().to_string();
+    let idle = config.statement_timeout.min(IDLE).as_millis().to_string();
     let options = options.clone().options([
         ("statement_timeout", timeout.as_str()),
         ("lock_timeout", timeout.as_str()),
-        ("idle_in_transaction_session_timeout", timeout.as_str()),
+        ("idle_in_transaction_session_timeout", idle.as_str()),
         ("default_transaction_isolation", "read committed"),
     ]);
-    // One more listens.
-    let pool = PgPoolOptions::new().max_connections(config.connections + 1).acquire_timeout(ACQUIRE);
-    match pool.connect_with(options.clone()).await {
+    match pool::connect(config.connections, options.clone(), signs).await {
         Err(sqlx::Error::PoolTimedOut) => Err(unreachable(&options).await),
         pool => pool.map_err(failed(OPERATION)),
     }
@@ -238,7 +238,7 @@ async fn pool(config: &PgBuilder, options: &PgConnectOptions) -> Result<PgPool> 
 
 /// Why there is no connection: the pool says only that there was none in time.
 async fn unreachable(options: &PgConnectOptions) -> Error {
-    match tokio::time::timeout(ACQUIRE, PgConnection::connect_with(options)).await {
+    match tokio::time::timeout(pool::ACQUIRE, PgConnection::connect_with(options)).await {
         Ok(Err(error)) => failed(OPERATION)(error),
         _ => Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, "the server does not answer in time"),
     }

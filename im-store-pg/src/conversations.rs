@@ -7,7 +7,6 @@ use im_core::{
     Conversation, ConversationChange, ConversationId, ConversationKind, ConversationStore, DeviceId,
     GroupInfo, Incarnation, Mark, Member, Membership, NewConversation, Result, Role, Seq, Timestamp, UserId,
 };
-use sqlx::PgConnection;
 
 use crate::{
     PgStore,
@@ -16,6 +15,7 @@ use crate::{
     members,
     memberships::{self, conversation_columns, kind_name},
     messages::index,
+    pool::Conn,
     rows::{Columns, limit, number},
     versions,
 };
@@ -29,7 +29,7 @@ const CREATE: &str = "conversations.create";
 /// Conversations by id.
 async fn get(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     ids: &[ConversationId],
     operation: &'static str,
 ) -> Result<Vec<Option<Conversation>>> {
@@ -112,7 +112,7 @@ async fn create(inner: Arc<Inner>, mut wanted: Vec<Conversation>) -> Result<Vec<
 /// Inserts those that are not there, within a transaction; of two with one id the first. Those with records only are filled in.
 pub(crate) async fn insert(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     wanted: &[Conversation],
     operation: &'static str,
 ) -> Result<()> {
@@ -145,7 +145,7 @@ pub(crate) async fn insert(
 /// Inserts rows in the order of their ids; the ids of those that were not there.
 async fn insert_rows<'c>(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     conversations: impl Iterator<Item = &'c Conversation> + Clone,
 ) -> sqlx::Result<Vec<String>> {
     let sql = inner.sql(

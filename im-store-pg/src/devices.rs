@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use im_core::{DeviceId, Result, Timestamp, UserId};
-use sqlx::PgConnection;
 
 use crate::{
     connect::{Inner, now},
     error::failed,
+    pool::Conn,
 };
 
 /// How many devices are forgotten in one transaction.
@@ -22,12 +22,7 @@ pub(crate) async fn see(inner: Arc<Inner>, user: UserId, device: DeviceId) -> Re
     Ok(is_new)
 }
 
-async fn note(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    user: &UserId,
-    device: &DeviceId,
-) -> sqlx::Result<bool> {
+async fn note(inner: &Inner, conn: &mut Conn, user: &UserId, device: &DeviceId) -> sqlx::Result<bool> {
     // A row that this transaction has made has no deleting or locking one.
     let sql = inner.sql(concat!(
         "INSERT INTO {im}.devices (main_user, device, seen_at) VALUES ($1, $2, ",

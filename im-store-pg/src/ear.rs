@@ -2,21 +2,20 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use im_core::{Error, ErrorKind, Notice, Noticed, Result};
-use sqlx::{
-    PgPool,
-    postgres::{PgListener, PgNotification},
-};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     connect::Inner,
     error::{BACKEND, failed},
     notices,
+    pool::Pool,
 };
 
 /// How many notices wait for a subscriber before it lags.
@@ -24,9 +23,9 @@ const CAPACITY: usize = 1024;
 /// How often everybody looks without having heard anything: a word may be lost with its connection.
 const LOOK: Duration = Duration::from_millis(500);
 /// After how many silent looks the connection is asked whether it still is one: a server that is cut off says no word of it.
-const ASK_AFTER: u32 = 20;
+const ASK_AFTER: u32 = 2;
 /// How long its answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(2);
 /// The pause after a lost connection.
 const PAUSE: Duration = Duration::from_millis(500);
 const OPERATION: &str = "notifier.subscribe";
@@ -156,20 +155,20 @@ impl Ear {
 
 impl Listening {
     /// Listens until the last handle and the last receiver are gone.
-    pub(crate) async fn run(mut self, inner: Weak<Inner>, pool: PgPool, log: String) {
+    pub(crate) async fn run(mut self, inner: Weak<Inner>, pool: Pool, log: String) {
         loop {
             let ended = match connect(&pool, &log, &self.subscribers).await {
                 Ok(mut listener) => {
                     // What was said meanwhile was not heard.
                     self.subscribers.lag_all();
                     wake_all(&inner);
-                    self.hear(&inner, &mut listener, &log).await
+                    self.hear(&inner, &pool, &mut listener, &log).await
                 }
                 Err(error) => Err(error),
             };
             match ended {
                 Ok(()) => return,
-                Err(_) if pool.is_closed() => return,
+                Err(_) if pool.connections().is_closed() => return,
                 Err(error) => tracing::warn!(%error, "other nodes are not heard; again in {PAUSE:?}"),
             }
             self.refuse_for_a_while().await;
@@ -198,25 +197,36 @@ impl Listening {
     }
 
     /// Passes words on until the connection breaks, or nobody listens any more.
-    async fn hear(&mut self, inner: &Weak<Inner>, listener: &mut PgListener, log: &str) -> sqlx::Result<()> {
+    async fn hear(
+        &mut self,
+        inner: &Weak<Inner>,
+        pool: &Pool,
+        listener: &mut PgListener,
+        log: &str,
+    ) -> sqlx::Result<()> {
         let mut silent = 0;
+        let mut closed = pin!(pool.connections().close_event());
         loop {
             tokio::select! {
                 biased;
+                () = &mut closed => return Err(sqlx::Error::PoolClosed),
                 wanted = self.wanted.recv(), if !self.is_orphan => match wanted {
                     Some(wanted) => self.listen(inner, listener, log, wanted).await?,
                     None => self.is_orphan = true,
                 },
                 heard = tokio::time::timeout(LOOK, listener.try_recv()) => match heard {
                     Ok(heard) => {
+                        let word = heard?.ok_or_else(lost)?;
                         silent = 0;
-                        self.pass_on(inner, &heard?.ok_or_else(lost)?, log);
+                        pool.has_answered();
+                        self.pass_on(inner, &word, log);
                     }
                     Err(_) => {
                         silent += 1;
                         wake_all(inner);
                         if silent % ASK_AFTER == 0 {
                             ask(listener).await?;
+                            pool.has_answered();
                         }
                     }
                 },
@@ -262,7 +272,7 @@ impl Listening {
             // What was said before this goes out comes before its answer.
             ask(listener).await?;
         } else {
-            listener.listen(channel).await?;
+            in_time(listener.listen(channel)).await?;
         }
         while let Ok(heard) = tokio::time::timeout(Duration::ZERO, listener.try_recv()).await {
             self.pass_on(inner, &heard?.ok_or_else(lost)?, log);
@@ -291,19 +301,30 @@ fn wake_all(inner: &Weak<Inner>) {
 
 /// Whether the server is still there.
 async fn ask(listener: &mut PgListener) -> sqlx::Result<()> {
-    let answer = sqlx::query("SELECT 1").execute(listener);
-    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(lost())).map(drop)
+    in_time(sqlx::query("SELECT 1").execute(listener)).await.map(drop)
+}
+
+async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| Err(lost()))
 }
 
 fn lost() -> sqlx::Error {
     sqlx::Error::Protocol("the connection that listens was lost".to_owned())
 }
 
-async fn connect(pool: &PgPool, log: &str, subscribers: &Subscribers) -> sqlx::Result<PgListener> {
-    let mut listener = PgListener::connect_with(pool).await?;
+async fn connect(pool: &Pool, log: &str, subscribers: &Subscribers) -> sqlx::Result<PgListener> {
+    // A pool of its own, and another one each time: a connection that is dead without a word never comes back.
+    let options = PgConnectOptions::clone(&pool.connections().connect_options());
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .acquire_timeout(ANSWER)
+        .connect_lazy_with(options);
+    let mut listener = PgListener::connect_with(&own).await?;
     // Nobody would see a connection change that is made inside: its wait is given up now and then, and begun again.
     listener.eager_reconnect(false);
     let channels = subscribers.channels();
-    listener.listen_all(channels.iter().map(String::as_str).chain([log])).await?;
+    in_time(listener.listen_all(channels.iter().map(String::as_str).chain([log]))).await?;
     Ok(listener)
 }

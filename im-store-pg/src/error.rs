@@ -1,6 +1,10 @@
 //! The only mapping from sqlx's and Postgres' errors to ours.
 
+use std::io;
+
 use im_core::{Error, ErrorKind, Incarnation, Outcome};
+
+use crate::pool::NotSent;
 
 /// The name of this backend.
 pub(crate) const BACKEND: &str = "postgres";
@@ -15,6 +19,7 @@ const STATES: &[(&str, ErrorKind, Outcome)] = &[
     ("22P05", ErrorKind::Invalid, Outcome::NotDone),  // the same
     ("25006", ErrorKind::Unavailable, Outcome::NotDone), // read only: a standby
     ("25P03", ErrorKind::Unavailable, Outcome::NotDone), // idle in transaction for too long
+    ("25P04", ErrorKind::Timeout, Outcome::NotDone),  // a transaction that took too long
     ("28", ErrorKind::Denied, Outcome::NotDone),      // authorization
     ("3D000", ErrorKind::Denied, Outcome::NotDone),   // no such database
     ("40001", ErrorKind::Unavailable, Outcome::NotDone), // serialization failure
@@ -45,16 +50,25 @@ fn of_state(state: &str) -> (ErrorKind, Outcome) {
 fn of_sqlx(error: &sqlx::Error) -> (ErrorKind, Outcome) {
     match error {
         sqlx::Error::Database(database) => of_state(&database.code().unwrap_or_default()),
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+            (ErrorKind::Timeout, Outcome::Unknown)
+        }
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
             (ErrorKind::Unavailable, Outcome::Unknown)
         }
-        sqlx::Error::PoolTimedOut => (ErrorKind::Full, Outcome::NotDone),
-        sqlx::Error::PoolClosed => (ErrorKind::Unavailable, Outcome::NotDone),
+        // Of a pool whose connections are in use the pool itself says otherwise.
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => (ErrorKind::Unavailable, Outcome::NotDone),
         sqlx::Error::Tls(_) => (ErrorKind::Denied, Outcome::NotDone),
-        sqlx::Error::Configuration(_) => (ErrorKind::Invalid, Outcome::NotDone),
+        sqlx::Error::Configuration(cause) => {
+            (cause.downcast_ref().map_or(ErrorKind::Invalid, |NotSent { kind, .. }| *kind), Outcome::NotDone)
+        }
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => (ErrorKind::Corrupt, Outcome::NotDone),
         _ => (ErrorKind::Other, Outcome::NotDone),
     }
+}
+
+pub(crate) fn kind_of(error: &sqlx::Error) -> ErrorKind {
+    of_sqlx(error).0
 }
 
 /// Maps what sqlx says about an operation.
@@ -103,5 +117,17 @@ mod tests {
         for (state, kind, outcome) in cases {
             assert_eq!(of_state(state), (kind, outcome), "state {state}");
         }
+    }
+
+    #[test]
+    fn silence_is_no_answer_and_what_was_not_sent_is_not_done() {
+        let silent = sqlx::Error::Io(io::ErrorKind::TimedOut.into());
+        assert_eq!(of_sqlx(&silent), (ErrorKind::Timeout, Outcome::Unknown));
+        let broken = sqlx::Error::Io(io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(of_sqlx(&broken), (ErrorKind::Unavailable, Outcome::Unknown));
+        let not_sent = NotSent { kind: ErrorKind::Full, cause: sqlx::Error::PoolTimedOut };
+        let not_sent = sqlx::Error::Configuration(Box::new(not_sent));
+        assert_eq!(of_sqlx(&not_sent), (ErrorKind::Full, Outcome::NotDone));
+        assert_eq!(of_sqlx(&sqlx::Error::PoolTimedOut), (ErrorKind::Unavailable, Outcome::NotDone));
     }
 }

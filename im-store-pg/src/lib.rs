@@ -44,7 +44,7 @@
 //! ```
 //!
 //! # Connections
-//! One connection of the pool listens for other nodes (`LISTEN`), which needs a session of its own: a pooler between must not be in
+//! One connection beside the pool listens for other nodes (`LISTEN`), which needs a session of its own: a pooler between must not be in
 //! transaction mode. Where it is, records and signals of other nodes come late, by looking and by heartbeats; nothing is lost.
 //!
 //! # Rights
@@ -64,6 +64,19 @@
 //! ```
 //!
 //! [`PgBuilder::check`], and the same example with `check URL`, say what is there and what is missing.
+//!
+//! # When the server fails
+//! | What happens | What a call is told; it works again |
+//! |---|---|
+//! | The server restarts, or a connection breaks | `Unavailable`, unknown if a statement was under way; when the server takes connections |
+//! | It says nothing any more | `Timeout`, unknown, a second after the [statement timeout](PgBuilder::statement_timeout); when it takes connections, and what was locked is free: 2 s after the statement timeout |
+//! | It cannot be reached | `Unavailable`, not done, after 3 s |
+//! | All connections are in use | `Full`, not done, after 3 s; when one is free |
+//! | A statement takes too long, or a lock is not to be had | `Timeout`, not done |
+//! | A deadlock, a serialization failure | `Unavailable`, not done; at once |
+//! | The disk is full | `Full`, not done; when there is room. Reads go on |
+//!
+//! All of these are transient, and none needs a restart of the node.
 //!
 //! # The schema
 //! All tables lie in one schema, `im` unless another is [named](PgBuilder::schema). `migrations/` says what each column is.
@@ -101,6 +114,7 @@ mod messages;
 mod notices;
 mod notifier;
 mod outbox;
+mod pool;
 mod presence;
 mod report;
 mod rows;

@@ -83,7 +83,7 @@ async fn open_epoch(inner: Arc<Inner>, new: Epoch, incarnation: Incarnation) -> 
     }
     let open = epoch(columns.int(0)?, operation)?;
     if open == new && columns.text(1)? == incarnation.as_str() {
-        return Ok(());
+        return transaction.rollback().await.map_err(failed(operation));
     }
     if open >= new && open != Epoch(0) {
         return Err(stale(operation, new, open));

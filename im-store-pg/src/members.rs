@@ -11,13 +11,14 @@ use im_core::{
     ConversationChange, ConversationId, Effect, Incarnation, Mark, MembersChange, Result, Role, Timestamp,
     UserId,
 };
-use sqlx::{PgConnection, postgres::PgRow};
+use sqlx::postgres::PgRow;
 
 use crate::{
     connect::{Inner, incarnation},
     conversations::{self, group},
     error::{failed, invalid, other_incarnation},
     memberships::role_name,
+    pool::Conn,
     rows::{Columns, number},
     versions,
 };
@@ -51,7 +52,7 @@ pub(crate) async fn apply(
     transaction.commit().await.map_err(failed(OPERATION))
 }
 
-async fn fence(inner: &Inner, conn: &mut PgConnection, store: &Incarnation) -> Result<()> {
+async fn fence(inner: &Inner, conn: &mut Conn, store: &Incarnation) -> Result<()> {
     let sql = inner.sql(concat!("SELECT ", incarnation!()));
     let present: String = sqlx::query_scalar(sql).fetch_one(conn).await.map_err(failed(OPERATION))?;
     if present == store.as_str() { Ok(()) } else { Err(other_incarnation(OPERATION, store, &present)) }
@@ -60,7 +61,7 @@ async fn fence(inner: &Inner, conn: &mut PgConnection, store: &Incarnation) -> R
 /// Keeps out, until the transaction ends, whoever applies changes of the same conversations: where each of them stands.
 async fn lock(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     changes: &[ConversationChange],
 ) -> Result<BTreeMap<ConversationId, Mark>> {
     let mut ids: Vec<_> = changes.iter().map(|change| change.conversation.as_str()).collect();
@@ -110,11 +111,7 @@ fn rounds<'c>(
 }
 
 /// Notes the last change of each conversation.
-async fn set_applied(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    marks: &BTreeMap<ConversationId, Mark>,
-) -> Result<()> {
+async fn set_applied(inner: &Inner, conn: &mut Conn, marks: &BTreeMap<ConversationId, Mark>) -> Result<()> {
     let sql = inner.sql(
         "UPDATE {im}.applied SET sequence_id = v.sequence_id, ordinal = v.ordinal \
          FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS v (id, sequence_id, ordinal) WHERE conversation_id = v.id",
@@ -130,7 +127,7 @@ async fn set_applied(
 }
 
 /// One change of each of some conversations. Whom it concerns.
-async fn apply_round(inner: &Inner, conn: &mut PgConnection, round: &[Step<'_>]) -> Result<Vec<Pair>> {
+async fn apply_round(inner: &Inner, conn: &mut Conn, round: &[Step<'_>]) -> Result<Vec<Pair>> {
     let (mut members, mut large) = (Vec::new(), Vec::new());
     for Step { change, is_first } in round {
         match &change.effect {
@@ -146,7 +143,7 @@ async fn apply_round(inner: &Inner, conn: &mut PgConnection, round: &[Step<'_>])
     apply_members(inner, conn, members).await
 }
 
-async fn set_large(inner: &Inner, conn: &mut PgConnection, changes: &[&ConversationChange]) -> Result<()> {
+async fn set_large(inner: &Inner, conn: &mut Conn, changes: &[&ConversationChange]) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
     }
@@ -166,11 +163,7 @@ async fn set_large(inner: &Inner, conn: &mut PgConnection, changes: &[&Conversat
 /// What happens to the members of a conversation.
 type Change<'c> = (&'c ConversationChange, &'c MembersChange);
 
-async fn apply_members(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    mut changes: Vec<Change<'_>>,
-) -> Result<Vec<Pair>> {
+async fn apply_members(inner: &Inner, conn: &mut Conn, mut changes: Vec<Change<'_>>) -> Result<Vec<Pair>> {
     let create = |(change, effect): &Change<'_>| {
         let info = effect.create.as_ref()?;
         Some(group(&change.conversation, info, change.created_at))
@@ -193,11 +186,7 @@ async fn apply_members(
 }
 
 /// Which of the conversations are groups.
-async fn groups(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    changes: &[Change<'_>],
-) -> Result<HashSet<ConversationId>> {
+async fn groups(inner: &Inner, conn: &mut Conn, changes: &[Change<'_>]) -> Result<HashSet<ConversationId>> {
     if changes.is_empty() {
         return Ok(HashSet::new());
     }
@@ -221,7 +210,7 @@ pub(crate) struct Joining {
     pub(crate) created_at: Timestamp,
 }
 
-async fn join_all(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]) -> Result<Vec<Pair>> {
+async fn join_all(inner: &Inner, conn: &mut Conn, changes: &[Change<'_>]) -> Result<Vec<Pair>> {
     let (mut joining, mut roles) = (Vec::new(), HashMap::new());
     for (change, effect) in changes {
         let joined = Mark { seq: change.at.seq, ordinal: change.ordinal_before };
@@ -245,7 +234,7 @@ async fn join_all(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]
 
 /// Takes the first rows of users who were members before until the commit, as who changes their settings does: the newest row will not
 /// do, because a lock that is waited for is one on the row that was the newest when the waiting began.
-async fn lock_first_rows(inner: &Inner, conn: &mut PgConnection, joining: &[Joining]) -> sqlx::Result<()> {
+async fn lock_first_rows(inner: &Inner, conn: &mut Conn, joining: &[Joining]) -> sqlx::Result<()> {
     let sql = inner.sql(
         "SELECT 1 FROM (SELECT * FROM unnest($1::text[], $2::text[]) AS v (id, main_user) \
          ORDER BY id COLLATE \"C\", main_user COLLATE \"C\") v CROSS JOIN LATERAL (SELECT 1 FROM {im}.group_members g \
@@ -263,7 +252,7 @@ async fn lock_first_rows(inner: &Inner, conn: &mut PgConnection, joining: &[Join
 /// that are being changed now: that is waited for. Whom it made a member.
 pub(crate) async fn join(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     joining: &[Joining],
     operation: &'static str,
 ) -> Result<Vec<Pair>> {
@@ -296,7 +285,7 @@ pub(crate) async fn join(
     pairs(&rows, operation)
 }
 
-async fn leave(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]) -> Result<Vec<Pair>> {
+async fn leave(inner: &Inner, conn: &mut Conn, changes: &[Change<'_>]) -> Result<Vec<Pair>> {
     let mut leaving: Vec<(&ConversationChange, &UserId)> = Vec::new();
     for (change, effect) in changes {
         leaving.extend(effect.leave.iter().map(|user| (*change, user)));
@@ -322,7 +311,7 @@ async fn leave(inner: &Inner, conn: &mut PgConnection, changes: &[Change<'_>]) -
 }
 
 /// Sets the roles of present members, in all their rows; each user once. Whose role changed.
-async fn set_roles(inner: &Inner, conn: &mut PgConnection, roles: &[(Pair, Role)]) -> Result<Vec<Pair>> {
+async fn set_roles(inner: &Inner, conn: &mut Conn, roles: &[(Pair, Role)]) -> Result<Vec<Pair>> {
     if roles.is_empty() {
         return Ok(Vec::new());
     }

@@ -6,12 +6,12 @@ use im_core::{
     Conversation, ConversationId, ConversationKind, DeviceId, Interval, Membership, Result, Role, Seq,
     Settings, Timestamp, UserId,
 };
-use sqlx::PgConnection;
 
 use crate::{
     connect::Inner,
     error::{corrupt, failed},
     messages::index,
+    pool::Conn,
     rows::{Columns, limit},
 };
 
@@ -126,7 +126,7 @@ fn add(membership: &mut Option<Membership>, columns: Columns<'_>) -> Result<()> 
 /// What users are and have in conversations.
 pub(crate) async fn get(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     wanted: &[(ConversationId, UserId)],
     device: Option<&DeviceId>,
     operation: &'static str,
@@ -158,7 +158,7 @@ pub(crate) async fn get(
 /// A user's conversations by ascending id: first which, then what the user is and has there.
 pub(crate) async fn list(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     user: &UserId,
     device: Option<&DeviceId>,
     after: Option<&ConversationId>,

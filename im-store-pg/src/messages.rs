@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use im_core::{Found, Position, Record, Result, SendKey};
-use sqlx::PgConnection;
 
 use crate::{
     connect::Inner,
     error::failed,
+    pool::Conn,
     rows::{Columns, number, receipt_columns},
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct NewRow {
 /// Inserts rows within a transaction, moves the ends of their conversations, and the read marks of those who sent messages: one
 /// statement for all of it. Conversations before marks, by the look at how many moved: who locks in another order could wait for
 /// this in a circle.
-pub(crate) async fn insert(inner: &Inner, conn: &mut PgConnection, rows: &[NewRow]) -> sqlx::Result<()> {
+pub(crate) async fn insert(inner: &Inner, conn: &mut Conn, rows: &[NewRow]) -> sqlx::Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -79,7 +79,7 @@ pub(crate) async fn insert(inner: &Inner, conn: &mut PgConnection, rows: &[NewRo
 /// What became of sends, at any age.
 pub(crate) async fn find(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     keys: &[SendKey],
     operation: &'static str,
 ) -> Result<Vec<Option<Found>>> {

@@ -7,13 +7,13 @@ use im_core::{
     Connect, Connected, DeviceId, Gone, NodeId, Platform, Presence, Result, SessionId, SessionRef, UserId,
     WhenFull,
 };
-use sqlx::PgConnection;
 
 use crate::{
     beat,
     connect::{Inner, detached, now},
     error::failed,
     messages::index,
+    pool::Conn,
     rows::Columns,
 };
 
@@ -65,7 +65,7 @@ async fn connect(inner: Arc<Inner>, request: Connect) -> Result<Connected> {
     let rivals = rivals(&inner, &mut transaction, &request).await?;
     let over = (rivals.len() + 1).saturating_sub(request.max.max(1));
     if over > 0 && request.when_full == WhenFull::RejectNew {
-        return Ok(Connected::Refused);
+        return transaction.rollback().await.map(|()| Connected::Refused).map_err(failed(CONNECT));
     }
     let displaced: Vec<_> = rivals.into_iter().take(over).collect();
     enter(&inner, &mut transaction, &request, life, &displaced).await.map_err(failed(CONNECT))?;
@@ -74,7 +74,7 @@ async fn connect(inner: Arc<Inner>, request: Connect) -> Result<Connected> {
 }
 
 /// One connect of a slot at a time, until the commit.
-async fn lock(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> sqlx::Result<()> {
+async fn lock(inner: &Inner, conn: &mut Conn, request: &Connect) -> sqlx::Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/slot/' || $2 || '/' || $3, 0))")
         .bind(&inner.name)
         .bind(request.user.as_str())
@@ -85,7 +85,7 @@ async fn lock(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> sqlx
 }
 
 /// The other living sessions of the slot, oldest first. Their rows are taken in the order of the key, as by all who take several.
-async fn rivals(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> Result<Vec<SessionRef>> {
+async fn rivals(inner: &Inner, conn: &mut Conn, request: &Connect) -> Result<Vec<SessionRef>> {
     let sql = inner.sql(concat!(
         "SELECT ",
         session_columns!(),
@@ -109,7 +109,7 @@ async fn rivals(inner: &Inner, conn: &mut PgConnection, request: &Connect) -> Re
 
 async fn enter(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     request: &Connect,
     life: i64,
     displaced: &[SessionRef],

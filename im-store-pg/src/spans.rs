@@ -9,11 +9,12 @@ use std::{
 };
 
 use im_core::Result;
-use sqlx::{AssertSqlSafe, PgConnection, PgExecutor};
+use sqlx::{AssertSqlSafe, PgExecutor};
 
 use crate::{
     connect::{Inner, detached, now},
     error::failed,
+    pool::Conn,
     rows::Columns,
 };
 
@@ -185,7 +186,7 @@ pub(crate) fn make_aside(inner: &Arc<Inner>, operation: &'static str) {
 }
 
 /// One node at a time makes or drops tables.
-pub(crate) async fn lock(inner: &Inner, conn: &mut PgConnection) -> sqlx::Result<()> {
+pub(crate) async fn lock(inner: &Inner, conn: &mut Conn) -> sqlx::Result<()> {
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/spans', 0))")
         .bind(inner.schema())
         .execute(conn)
@@ -193,13 +194,7 @@ pub(crate) async fn lock(inner: &Inner, conn: &mut PgConnection) -> sqlx::Result
         .map(drop)
 }
 
-async fn make_one(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    parent: Parent,
-    from: i64,
-    to: i64,
-) -> sqlx::Result<()> {
+async fn make_one(inner: &Inner, conn: &mut Conn, parent: Parent, from: i64, to: i64) -> sqlx::Result<()> {
     let (schema, parent) = (inner.schema(), parent.as_str());
     let name = format!("{schema}.{parent}_{from}");
     // To attach a table stops nobody; to create it as a partition would wait for all who read or write, and they for it. No vacuum: rows

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use im_core::{Epoch, Error, ErrorKind, Incarnation, Result};
-use sqlx::PgConnection;
 
 use crate::{
     connect::{Inner, now},
     error::{BACKEND, failed, other_incarnation},
     log::epoch,
+    pool::Conn,
 };
 
 /// 2026-01-01T00:00:00Z in milliseconds, from which epochs are counted in minutes.
@@ -25,7 +25,7 @@ pub(crate) async fn open(inner: Arc<Inner>, log: Incarnation) -> Result<Epoch> {
     let newest = newest(&inner, &mut transaction, operation).await?;
     if let Some((epoch, newest)) = &newest {
         if *newest == log {
-            return Ok(*epoch);
+            return transaction.rollback().await.map(|()| *epoch).map_err(failed(operation));
         }
         if is_known(&inner, &mut transaction, &log).await.map_err(failed(operation))? {
             let message = format!("log incarnation {log:?} was followed by {newest:?}");
@@ -48,7 +48,7 @@ pub(crate) async fn open(inner: Arc<Inner>, log: Incarnation) -> Result<Epoch> {
     epoch(given, operation)
 }
 
-async fn is_known(inner: &Inner, conn: &mut PgConnection, log: &Incarnation) -> sqlx::Result<bool> {
+async fn is_known(inner: &Inner, conn: &mut Conn, log: &Incarnation) -> sqlx::Result<bool> {
     let sql = inner.sql("SELECT EXISTS (SELECT 1 FROM {im}.store_epochs WHERE incarnation = $1)");
     sqlx::query_scalar(sql).bind(log.as_str()).fetch_one(conn).await
 }
@@ -56,7 +56,7 @@ async fn is_known(inner: &Inner, conn: &mut PgConnection, log: &Incarnation) -> 
 /// Refuses work that was done under a log incarnation other than that of the newest epoch; until the commit none is opened.
 pub(crate) async fn fence(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     log: &Incarnation,
     operation: &'static str,
 ) -> Result<()> {
@@ -73,7 +73,7 @@ pub(crate) async fn fence(
 
 async fn newest(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     operation: &'static str,
 ) -> Result<Option<(Epoch, Incarnation)>> {
     let sql = inner.sql("SELECT epoch, incarnation FROM {im}.store_epochs ORDER BY epoch DESC LIMIT 1");

@@ -10,7 +10,6 @@ use im_core::{
     ConversationId, DeviceId, Error, ErrorKind, Incarnation, Mark, Marked, Membership, Ordinal, ReadMark,
     Result, Seq, Settings, SettingsChange, State, StateChanges, StateVersion, Timestamp, UserId, UserState,
 };
-use sqlx::PgConnection;
 
 use crate::{
     PgStore,
@@ -19,6 +18,7 @@ use crate::{
     error::{BACKEND, failed},
     memberships,
     messages::index,
+    pool::Conn,
     rows::{Columns, limit, number},
     versions::{self, number_of, version},
 };
@@ -41,7 +41,7 @@ struct Facts {
     held: Mark,
 }
 
-async fn facts(inner: &Inner, conn: &mut PgConnection, marks: &[ReadMark]) -> Result<Vec<Facts>> {
+async fn facts(inner: &Inner, conn: &mut Conn, marks: &[ReadMark]) -> Result<Vec<Facts>> {
     let sql = inner.sql(
         "SELECT EXISTS (SELECT 1 FROM {im}.group_members g WHERE g.conversation_id = k.conversation_id \
          AND g.main_user = k.main_user), c.last_message_id, c.last_ordinal, \
@@ -122,8 +122,8 @@ impl Moves<'_> {
 }
 
 async fn mark_read(inner: Arc<Inner>, marks: Vec<ReadMark>) -> Result<Vec<Marked>> {
-    let mut transaction = inner.pool.begin().await.map_err(failed(MARK_READ))?;
-    let incarnation = present(&inner, &mut transaction, MARK_READ).await?;
+    let mut conn = inner.pool.acquire().await.map_err(failed(MARK_READ))?;
+    let incarnation = present(&inner, &mut conn, MARK_READ).await?;
     let moves = |versions| Moves {
         incarnation: &incarnation,
         versions,
@@ -132,10 +132,11 @@ async fn mark_read(inner: Arc<Inner>, marks: Vec<ReadMark>) -> Result<Vec<Marked
     };
     // Most marks do not move: those need no lock.
     let mut guess = moves(HashMap::new());
-    let marked = guess.take_all(&marks, facts(&inner, &mut transaction, &marks).await?);
+    let marked = guess.take_all(&marks, facts(&inner, &mut conn, &marks).await?);
     if guess.changes.is_empty() {
         return Ok(marked);
     }
+    let mut transaction = conn.begin().await.map_err(failed(MARK_READ))?;
     let mut users: Vec<&str> = guess.changes.keys().map(|(user, _)| user.as_str()).collect();
     users.dedup();
     let locked = versions::lock(&inner, &mut transaction, &users).await.map_err(failed(MARK_READ))?;
@@ -153,7 +154,7 @@ async fn mark_read(inner: Arc<Inner>, marks: Vec<ReadMark>) -> Result<Vec<Marked
     Ok(marked)
 }
 
-async fn present(inner: &Inner, conn: &mut PgConnection, operation: &'static str) -> Result<Incarnation> {
+async fn present(inner: &Inner, conn: &mut Conn, operation: &'static str) -> Result<Incarnation> {
     let text: String = sqlx::query_scalar(inner.sql(concat!("SELECT ", incarnation!())))
         .fetch_one(conn)
         .await
@@ -161,7 +162,7 @@ async fn present(inner: &Inner, conn: &mut PgConnection, operation: &'static str
     Ok(Incarnation::new(text))
 }
 
-async fn write(inner: &Inner, conn: &mut PgConnection, moves: &Moves<'_>) -> sqlx::Result<()> {
+async fn write(inner: &Inner, conn: &mut Conn, moves: &Moves<'_>) -> sqlx::Result<()> {
     let sql = inner.sql(
         "INSERT INTO {im}.read_marks AS known (conversation_id, main_user, device, sequence_id, ordinal) \
          SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) \
@@ -195,7 +196,9 @@ async fn set(
     lock_rows(&inner, &mut transaction, &user, &conversation).await.map_err(failed(SET))?;
     let wanted = [(conversation.clone(), user.clone())];
     let there = memberships::get(&inner, &mut transaction, &wanted, None, SET).await?.pop().flatten();
-    let Some(Membership { settings: before, .. }) = there else { return Ok(None) };
+    let Some(Membership { settings: before, .. }) = there else {
+        return transaction.rollback().await.map(|()| None).map_err(failed(SET));
+    };
     let after = changed(&inner, &mut transaction, &conversation, &before, &change).await?;
     if after != before {
         write_settings(&inner, &mut transaction, &user, &conversation, &after).await.map_err(failed(SET))?;
@@ -209,7 +212,7 @@ async fn set(
 /// as they are then.
 async fn lock_rows(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     user: &UserId,
     conversation: &ConversationId,
 ) -> sqlx::Result<()> {
@@ -222,7 +225,7 @@ async fn lock_rows(
 /// The settings after a change.
 async fn changed(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     conversation: &ConversationId,
     before: &Settings,
     change: &SettingsChange,
@@ -250,7 +253,7 @@ async fn changed(
 /// A conversation's head, and the ordinal of the last record at or below a place.
 async fn around(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     conversation: &ConversationId,
     seq: Seq,
 ) -> Result<(Seq, Ordinal)> {
@@ -271,7 +274,7 @@ async fn around(
 
 async fn write_settings(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     user: &UserId,
     conversation: &ConversationId,
     settings: &Settings,
@@ -354,7 +357,7 @@ impl UserState for PgStore {
 /// so that nothing changes between the two.
 async fn changes(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     user: &UserId,
     since: Option<i64>,
     max: usize,

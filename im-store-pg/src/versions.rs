@@ -1,8 +1,8 @@
 //! State versions: each user's number counts the changes of the user's own state.
 
 use im_core::{ConversationId, Incarnation, Result, StateVersion, UserId};
-use sqlx::PgConnection;
 
+use crate::pool::Conn;
 use crate::{connect::Inner, error::failed, messages::index, rows::Columns};
 
 /// The version with a number.
@@ -19,7 +19,7 @@ pub(crate) fn number_of(incarnation: &Incarnation, version: &StateVersion) -> Op
 /// The present number of each user.
 pub(crate) async fn numbers(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     users: &[UserId],
     operation: &'static str,
 ) -> Result<Vec<i64>> {
@@ -44,7 +44,7 @@ pub(crate) async fn numbers(
 /// taken in the order of users, here and by everybody. All changes of one user have one version.
 pub(crate) async fn raise(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     changed: &[(ConversationId, UserId)],
 ) -> sqlx::Result<()> {
     if changed.is_empty() {
@@ -68,11 +68,7 @@ pub(crate) async fn raise(
 }
 
 /// Takes the users' versions until the commit, in the order given, and says where they stand; of a user without one a row is made.
-pub(crate) async fn lock(
-    inner: &Inner,
-    conn: &mut PgConnection,
-    users: &[&str],
-) -> sqlx::Result<Vec<(String, i64)>> {
+pub(crate) async fn lock(inner: &Inner, conn: &mut Conn, users: &[&str]) -> sqlx::Result<Vec<(String, i64)>> {
     let sql = inner.sql(
         "INSERT INTO {im}.user_states AS known (main_user, version) SELECT main_user, 0 FROM unnest($1::text[]) \
          AS k (main_user) ON CONFLICT (main_user) DO UPDATE SET version = known.version RETURNING main_user, version",
@@ -83,7 +79,7 @@ pub(crate) async fn lock(
 /// Notes versions that the caller has counted under the lock.
 pub(crate) async fn set(
     inner: &Inner,
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     changes: &[(UserId, ConversationId, i64)],
 ) -> sqlx::Result<()> {
     let sql = inner.sql(

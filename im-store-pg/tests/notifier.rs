@@ -8,7 +8,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::{ConversationId, Mark, NodeId, Notice, Noticed, Notifier, Ordinal, Seq};
+use im_core::{ConversationId, ErrorKind, Mark, NodeId, Notice, Noticed, Notifier, Ordinal, Outcome, Seq};
 use proxy::Proxy;
 use support::{Schema, server};
 use tokio::sync::mpsc::Receiver;
@@ -105,6 +105,7 @@ async fn a_server_that_is_away_fails_a_notify_for_the_time_being() {
         Arc::new(schema.builder_at(&proxy.url(&server())).open().await.unwrap().notifier());
     proxy.cut().await;
     let error = notifier.notify(vec![(node(), head(1))]).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotDone), "{error:?}");
     assert!(error.is_transient(), "{error:?}");
     assert!(notifier.subscribe(&node()).await.unwrap_err().is_transient());
     proxy.mend().await;
