@@ -101,10 +101,10 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
 
 pub(crate) async fn closed(bed: &Bed, singles: &Singles, length: Duration) -> Outcome<Round> {
     let (engine, text) = (bed.engine.clone(), content());
-    let senders: Vec<_> = (0..IN_FLIGHT).map(|caller| place(singles, caller)).collect();
+    let senders: Vec<_> = (0..IN_FLIGHT).map(|caller| place(singles, caller)).collect::<Outcome<_>>()?;
     closed_loop(IN_FLIGHT, length, move |caller| {
-        let (conversation, [sender, _]) = &senders[caller];
-        let message = NewMessage::text(sender, conversation, text.clone());
+        let (conversation, sender) = &senders[caller];
+        let message = NewMessage::text(sender, conversation, &*text);
         let engine = engine.clone();
         async move {
             engine.send(message).await?;
@@ -114,11 +114,12 @@ pub(crate) async fn closed(bed: &Bed, singles: &Singles, length: Duration) -> Ou
     .await
 }
 
-/// A conversation with its two users, the sender first: each caller another one, as far as they go.
-fn place(singles: &Singles, caller: usize) -> (ConversationId, [UserId; 2]) {
-    let (conversation, [low, high]) = singles[caller % singles.len()].clone();
-    let users = if (caller / singles.len()).is_multiple_of(2) { [low, high] } else { [high, low] };
-    (conversation, users)
+/// A conversation with its sender: each caller another one, as far as they go. The ids are the caller's own, as those are that
+/// come in a frame.
+fn place(singles: &Singles, caller: usize) -> Outcome<(ConversationId, UserId)> {
+    let (conversation, [low, high]) = &singles[caller % singles.len()];
+    let sender = if (caller / singles.len()).is_multiple_of(2) { low } else { high };
+    Ok((ConversationId::new(conversation.as_str())?, UserId::new(sender.as_str())?))
 }
 
 /// The open loop: from when a message was due until its ack.
@@ -133,11 +134,11 @@ async fn half(
     bed.watch.settled().await;
     let text = content();
     let round = open_loop(rate, plan.part(1), |number, _| {
-        let (conversation, [sender, _]) = place(singles, number as usize);
-        let message = NewMessage::text(&sender, &conversation, text.clone());
+        let (place, text) = (place(singles, number as usize), text.clone());
         let engine = bed.engine.clone();
         async move {
-            engine.send(message).await?;
+            let (conversation, sender) = place?;
+            engine.send(NewMessage::text(&sender, &conversation, &*text)).await?;
             Ok(())
         }
     })
@@ -174,12 +175,13 @@ async fn received(
     drop(told);
     let text = content();
     let round = open_loop(rate, plan.part(1), |number, due| {
-        let (conversation, [sender, _]) = place(singles, number as usize);
+        let place = place(singles, number as usize);
         let due = due.saturating_duration_since(base).as_nanos();
-        let message = NewMessage::text(&sender, &conversation, format!("{due:020}{}", &text[20..]));
+        let text = format!("{due:020}{}", &text[20..]);
         let engine = bed.engine.clone();
         async move {
-            engine.send(message).await?;
+            let (conversation, sender) = place?;
+            engine.send(NewMessage::text(&sender, &conversation, &*text)).await?;
             Ok(())
         }
     })

@@ -119,6 +119,19 @@ struct Appends {
     looked_up: Vec<Option<Epoch>>,
 }
 
+/// What became of a batch, and who waits for it.
+#[derive(Debug, Default)]
+struct Answers(Vec<(oneshot::Sender<Result<AppendOutcome>>, Result<AppendOutcome>)>);
+
+impl Answers {
+    fn give(self) {
+        for (waiting, outcome) in self.0 {
+            // Who has given up meanwhile is not there any more.
+            let _ = waiting.send(outcome);
+        }
+    }
+}
+
 struct Committer {
     partition: Partition,
     parts: Complete,
@@ -128,12 +141,19 @@ struct Committer {
 
 impl Committer {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
-        let mut waiting = Vec::new();
-        while jobs.recv_many(&mut waiting, self.config.commit_records).await > 0 {
-            while !waiting.is_empty() {
-                let rest = waiting.split_off(self.fitting(&waiting));
-                self.commit(std::mem::replace(&mut waiting, rest)).await;
+        let (mut waiting, mut done) = (Vec::new(), Answers::default());
+        loop {
+            if waiting.is_empty() && jobs.is_empty() {
+                std::mem::take(&mut done).give();
             }
+            if waiting.is_empty() && jobs.recv_many(&mut waiting, self.config.commit_records).await == 0 {
+                return;
+            }
+            let rest = waiting.split_off(self.fitting(&waiting));
+            let batch = std::mem::replace(&mut waiting, rest);
+            let answers = std::mem::take(&mut done);
+            // The log is at work while those of the batch before get their answers.
+            (done, ()) = futures::join!(self.commit(batch), async { answers.give() });
         }
     }
 
@@ -147,30 +167,23 @@ impl Committer {
         over.unwrap_or(jobs.len()).max(1)
     }
 
-    async fn commit(&self, mut jobs: Vec<Job>) {
+    async fn commit(&self, mut jobs: Vec<Job>) -> Answers {
         jobs.retain(|job| !job.is_given_up());
         if jobs.is_empty() {
-            return;
+            return Answers::default();
         }
         let mut batch = Appends::default();
-        let mut answers = Vec::with_capacity(jobs.len());
+        let mut waiting = Vec::with_capacity(jobs.len());
         for job in jobs {
             batch.appends.push(job.append);
             batch.looked_up.push(job.looked_up);
-            answers.push(job.answer);
+            waiting.push(job.answer);
         }
-        match self.append_with_patience(batch).await {
-            Ok(outcomes) => {
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    let _ = answer.send(Ok(outcome));
-                }
-            }
-            Err(error) => {
-                for answer in answers {
-                    let _ = answer.send(Err(error.clone()));
-                }
-            }
-        }
+        let outcomes = match self.append_with_patience(batch).await {
+            Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); waiting.len()],
+        };
+        Answers(waiting.into_iter().zip(outcomes).collect())
     }
 
     /// Appends; repeats after a transient error as long as anybody waits, which is safe because appends are idempotent.

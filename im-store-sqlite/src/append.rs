@@ -10,10 +10,10 @@ use im_core::{
 use crate::{
     connect::Inner,
     epochs::Epochs,
-    error::{BACKEND, corrupt, failed, other_incarnation},
+    error::{BACKEND, corrupt, other_incarnation},
     messages::{self, NewRow},
     tail,
-    writer::{Head, Sync, Writer, is_taken},
+    writer::{Head, Sync, Writer},
 };
 
 const OPERATION: &str = "log.append";
@@ -64,7 +64,8 @@ fn check_epoch(inner: &Inner, epochs: &Epochs, epoch: Epoch) -> Result<()> {
 async fn heads(writer: &mut Writer, batch: &[Append]) -> Result<HashMap<ConversationId, Head>> {
     let mut heads = HashMap::with_capacity(batch.len());
     let mut missing = Vec::new();
-    for append in batch {
+    // Sends to one conversation often come in a row.
+    for append in batch.chunk_by(|a, b| a.conversation == b.conversation).filter_map(<[_]>::first) {
         if heads.contains_key(&append.conversation) {
             continue;
         }
@@ -85,16 +86,7 @@ async fn insert(writer: &mut Writer, sync: Sync, rows: &[NewRow]) -> Result<bool
     if rows.is_empty() {
         return Ok(true);
     }
-    if let Some(all) = messages::insert_all(rows) {
-        return writer.run(OPERATION, sync, all).await;
-    }
-    writer.begin(OPERATION, sync).await?;
-    let inserted = messages::insert(writer.conn(), rows).await;
-    if inserted.as_ref().is_err_and(is_taken) {
-        writer.undo().await;
-        return Ok(false);
-    }
-    writer.end(OPERATION, inserted.map_err(failed(OPERATION))).await.map(|()| true)
+    writer.run(OPERATION, sync, messages::transaction(rows)).await
 }
 
 /// Gives a batch its places, knowing what became of some of its keys.
@@ -139,10 +131,13 @@ impl Numbered {
     fn publish(&mut self, writer: &mut Writer, inner: &Inner) {
         writer.next_id = Some(self.next_id);
         let epochs = inner.epochs();
+        let is_same = |a: &NewRow, b: &NewRow| a.record.conversation == b.record.conversation;
+        for NewRow { id, record, .. } in self.rows.chunk_by(is_same).filter_map(<[_]>::last) {
+            let head = Head { id: *id, mark: record.mark(), created_at: record.created_at };
+            writer.heads.insert(record.conversation.clone(), head);
+        }
         let mut tail = tail::lock(&inner.tail);
         for NewRow { id, record, .. } in self.rows.drain(..) {
-            let head = Head { id, mark: record.mark(), created_at: record.created_at };
-            writer.heads.insert(record.conversation.clone(), head);
             tail.push(id, LogRecord { position: epochs.position(id), record });
         }
         drop(tail);

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// So many entries are worth to be moved at once.
-pub(crate) const ENOUGH: usize = 32 * 1024;
+pub(crate) const ENOUGH: usize = 256 * 1024;
 /// At so many entries deliveries wait until some are moved; a delivery that began below may go beyond.
 const MOST: usize = 2 * ENOUGH;
 /// How long a delivery waits for that.

@@ -9,7 +9,7 @@ use crate::{
     epochs::Epochs,
     error::failed,
     rows::{Columns, Statement, number, receipt_columns},
-    values::{MOST_ROWS, Values},
+    values::{MOST_ROWS, Steps, Values},
     writer::Head,
 };
 
@@ -21,63 +21,43 @@ pub(crate) struct NewRow {
     pub(crate) foreign: Option<(i64, Position)>,
 }
 
-/// A conflict rolls the whole transaction back: so SQLite needs no undo journal for the statement, which would copy every
-/// page that it touches.
-macro_rules! insert_messages {
-    () => {
-        "INSERT OR ROLLBACK INTO messages (id, conversation_id, sequence_id, ordinal, created_at, send_from, device, send_to, \
-         client_msg_id, hole_after, kind, content_type, content, content_hash, log_partition, log_epoch, log_offset) \
-         SELECT * FROM"
-    };
-}
-
-/// Puts the messages from `?1` on into their timelines.
-macro_rules! insert_timelines {
-    () => {
-        "INSERT OR ROLLBACK INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, message) \
-         SELECT conversation_id, sequence_id, '', '', ordinal, id FROM messages WHERE id >= ?1"
-    };
-}
-
-/// Moves the read marks of those who sent the messages from `?1` on. SQLite takes the ordinal from the row with the maximum.
-macro_rules! move_own_marks {
-    () => {
-        "INSERT INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, mark) \
-         SELECT conversation_id, 9223372036854775807, send_from, coalesce(device, ''), ordinal, max(sequence_id) \
-         FROM messages WHERE id >= ?1 AND kind = 1 AND send_from <> '' GROUP BY conversation_id, send_from, device \
-         ON CONFLICT DO UPDATE SET mark = excluded.mark, ordinal = excluded.ordinal WHERE excluded.mark > mark"
-    };
-}
-
 const COLUMNS: usize = 17;
 
-static INSERT: Values = Values::new(insert_messages!(), COLUMNS, "WHERE column1 IS NOT NULL");
-
-/// All of it as one transaction in one text. `?1` is the first id: an argument of the first row.
-static INSERT_ALL: Values = Values::new(
-    concat!("BEGIN IMMEDIATE; ", insert_messages!()),
+/// Messages, their places in the timelines, and the read marks of those who sent them. `?1` is the lowest id: an argument of the
+/// first row.
+///
+/// A conflict rolls the whole transaction back: so SQLite needs no undo journal for the statement, which would copy every page that
+/// it touches. The ordinal of a mark is that of the row with the maximum.
+static INSERT: Steps = Steps::new(
+    "INSERT OR ROLLBACK INTO messages (id, conversation_id, sequence_id, ordinal, created_at, send_from, device, send_to, \
+     client_msg_id, hole_after, kind, content_type, content, content_hash, log_partition, log_epoch, log_offset) \
+     SELECT * FROM",
     COLUMNS,
-    concat!("WHERE column1 IS NOT NULL; ", insert_timelines!(), "; ", move_own_marks!(), "; COMMIT"),
+    "WHERE column1 IS NOT NULL; \
+     INSERT OR ROLLBACK INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, message) \
+     SELECT conversation_id, sequence_id, '', '', ordinal, id FROM messages WHERE id >= ?1; \
+     INSERT INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, mark) \
+     SELECT conversation_id, 9223372036854775807, send_from, coalesce(device, ''), ordinal, max(sequence_id) \
+     FROM messages WHERE id >= ?1 AND kind = 1 AND send_from <> '' GROUP BY conversation_id, send_from, device \
+     ON CONFLICT DO UPDATE SET mark = excluded.mark, ordinal = excluded.ordinal WHERE excluded.mark > mark",
 );
 
-/// The transaction that inserts these rows, as one statement; none when they are too many for one.
-pub(crate) fn insert_all(rows: &[NewRow]) -> Option<Statement<'static>> {
-    (rows.len() <= MOST_ROWS).then(|| bind(&INSERT_ALL, rows))
+/// The transaction that inserts these rows, of which each has a higher id than those before. Each statement is bound when it is
+/// asked for.
+pub(crate) fn transaction(rows: &[NewRow]) -> impl Iterator<Item = Statement<'static>> {
+    INSERT.transaction(rows, MOST_ROWS).map(|(sql, rows)| bind(sql, rows))
 }
 
-/// Inserts rows, of which the first has the lowest id, within a transaction.
+/// Inserts such rows within a transaction.
 pub(crate) async fn insert(conn: &mut SqliteConnection, rows: &[NewRow]) -> sqlx::Result<()> {
-    let Some(first) = rows.first() else { return Ok(()) };
     for chunk in rows.chunks(MOST_ROWS) {
-        bind(&INSERT, chunk).execute(&mut *conn).await?;
+        bind(INSERT.sql(chunk.len()), chunk).execute(&mut *conn).await?;
     }
-    sqlx::query(insert_timelines!()).bind(first.id).execute(&mut *conn).await?;
-    sqlx::query(move_own_marks!()).bind(first.id).execute(&mut *conn).await?;
     Ok(())
 }
 
-fn bind(statement: &Values, rows: &[NewRow]) -> Statement<'static> {
-    rows.iter().fold(sqlx::query(AssertSqlSafe(statement.sql(rows.len()))), bind_row)
+fn bind(sql: Arc<str>, rows: &[NewRow]) -> Statement<'static> {
+    rows.iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_row)
 }
 
 fn bind_row(query: Statement<'static>, row: &NewRow) -> Statement<'static> {

@@ -15,18 +15,21 @@ use crate::{
     error::failed,
     expire::note_delivery,
     fresh::{ENOUGH, Layer},
-    values::{MOST_ROWS, Values},
+    rows::Statement,
+    values::{MOST_PAIRS, Steps},
     writer::Sync,
 };
 
 const OPERATION: &str = "inbox.settle";
 
 /// How long entries wait for others at most.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How many entries one transaction moves: appends wait for it.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// How much one transaction moves: appends wait for it. So many users, each of whom has a page of the file to be written …
 const SLICE: usize = 512;
+/// … or fewer, for so many entries of one user cost about as much as another page.
+const ENTRIES_PER_PAGE: usize = 8;
 
-static INSERT: Values = Values::new(
+static INSERT: Steps = Steps::new(
     "INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM",
     2,
     "WHERE column1 IS NOT NULL",
@@ -60,11 +63,12 @@ pub(crate) async fn settle(inner: &Inner) -> Result<()> {
 }
 
 async fn write(inner: &Inner, layer: &Layer) -> Result<()> {
-    for slice in layer.entries().chunks(SLICE) {
-        let mut writer = inner.writer(OPERATION).await?;
-        writer.begin(OPERATION, Sync::Normal).await?;
-        let written = write_entries(writer.conn(), slice).await.map_err(failed(OPERATION));
-        writer.end(OPERATION, written).await?;
+    let entries = layer.entries();
+    let mut rest = entries.as_slice();
+    while !rest.is_empty() {
+        let (slice, after) = rest.split_at(slice(rest));
+        rest = after;
+        inner.writer(OPERATION).await?.run(OPERATION, Sync::Normal, transaction(slice)).await?;
     }
     // Behind all entries: from here on nobody delivers them again.
     let mut writer = inner.writer(OPERATION).await?;
@@ -73,15 +77,22 @@ async fn write(inner: &Inner, layer: &Layer) -> Result<()> {
     writer.end(OPERATION, written).await
 }
 
-async fn write_entries(conn: &mut SqliteConnection, entries: &[(&UserId, i64)]) -> sqlx::Result<()> {
-    for chunk in entries.chunks(MOST_ROWS) {
-        let insert = sqlx::query(AssertSqlSafe(INSERT.sql(chunk.len())));
-        let bound = chunk.iter().fold(insert, |query, (user, message)| {
+/// How many of these entries make a slice.
+fn slice(entries: &[(&UserId, i64)]) -> usize {
+    let (mut user, mut cost) = (None, 0);
+    let over = entries.iter().position(|(next, _)| {
+        cost += if user.replace(*next) == Some(*next) { 1 } else { ENTRIES_PER_PAGE };
+        cost > SLICE * ENTRIES_PER_PAGE
+    });
+    over.unwrap_or(entries.len())
+}
+
+fn transaction(entries: &[(&UserId, i64)]) -> impl Iterator<Item = Statement<'static>> {
+    INSERT.transaction(entries, MOST_PAIRS).map(|(sql, entries)| {
+        entries.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (user, message)| {
             query.bind(Arc::<str>::from(UserId::clone(user))).bind(*message)
-        });
-        bound.execute(&mut *conn).await?;
-    }
-    Ok(())
+        })
+    })
 }
 
 async fn write_rest(conn: &mut SqliteConnection, layer: &Layer) -> sqlx::Result<()> {
@@ -92,4 +103,20 @@ async fn write_rest(conn: &mut SqliteConnection, layer: &Layer) -> sqlx::Result<
         checkpoints::store(conn, Of::Inbox, *partition, checkpoint).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_has_many_users_or_many_entries() {
+        let users: Vec<_> = (0..1000).map(|n| UserId::new(format!("{n:04}")).unwrap()).collect();
+        let of_many: Vec<_> = users.iter().map(|user| (user, 1)).collect();
+        assert_eq!(slice(&of_many), SLICE);
+        assert_eq!(slice(&of_many[..10]), 10);
+        let of_one: Vec<_> = (0..10_000).map(|message| (&users[0], message)).collect();
+        assert_eq!(slice(&of_one), 1 + (SLICE - 1) * ENTRIES_PER_PAGE);
+        assert_eq!(slice(&of_one[..1]), 1);
+    }
 }

@@ -5,9 +5,12 @@
 
 use std::{
     fs::File,
+    pin::pin,
     sync::{Arc, Mutex},
+    task::Poll,
 };
 
+use futures::poll;
 use im_core::{ConversationId, Error, ErrorKind, Mark, Outcome, Result, Timestamp};
 use sqlx::{SqliteConnection, error::DatabaseError};
 use tokio::sync::watch;
@@ -112,18 +115,19 @@ impl Writer {
         result
     }
 
-    /// Runs a whole transaction that one text holds, from BEGIN to COMMIT: one hop to SQLite's thread. False, and nothing is
-    /// done, where a key is taken.
+    /// Runs a whole transaction, whose first statement begins it and whose last one commits it: no hop to SQLite's thread is for
+    /// that alone, and each statement is bound while the thread runs the one before. False, and nothing is done, where a key is
+    /// taken.
     pub(crate) async fn run(
         &mut self,
         operation: &'static str,
         sync: Sync,
-        transaction: Statement<'_>,
+        transaction: impl Iterator<Item = Statement<'static>> + Send,
     ) -> Result<bool> {
         self.prepare(sync).await.map_err(failed(operation))?;
         self.is_open = true;
-        match transaction.execute(&mut self.conn).await {
-            Ok(_) => self.committed(),
+        match execute_all(&mut self.conn, transaction).await {
+            Ok(()) => self.committed(),
             Err(error) if is_taken(&error) => {
                 self.undo().await;
                 return Ok(false);
@@ -216,6 +220,25 @@ impl Writer {
     pub(crate) fn stop(self) -> (SqliteConnection, File) {
         (self.conn, self.lock)
     }
+}
+
+/// Runs one after the other.
+async fn execute_all(
+    conn: &mut SqliteConnection,
+    mut statements: impl Iterator<Item = Statement<'static>> + Send,
+) -> sqlx::Result<()> {
+    let mut next = statements.next();
+    while let Some(statement) = next {
+        let mut running = pin!(statement.execute(&mut *conn));
+        // The first poll hands it to SQLite's thread.
+        let done = poll!(&mut running);
+        next = statements.next();
+        match done {
+            Poll::Ready(done) => done?,
+            Poll::Pending => running.await?,
+        };
+    }
+    Ok(())
 }
 
 #[cfg(test)]
