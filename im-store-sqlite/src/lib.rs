@@ -52,7 +52,7 @@
 //! | `group_members` | the intervals of members, of SINGLE conversations too, with role and settings |
 //! | `applied` | up to which record members are applied |
 //! | `state_changes`, `devices` | versions of the users' own state; devices with marks of their own |
-//! | `inbox`, `inbox_starts`, `inbox_deliveries` | the sync inbox but for its newest second: who has which message; where each begins; when it was delivered |
+//! | `inbox`, `inbox_starts`, `inbox_deliveries` | the sync inbox but for its newest seconds: who has which message; where each begins; when it was delivered |
 //! | `checkpoints`, `log_epochs`, `store_epochs`, `meta` | where projections stand, and what the data are |
 //! | `conversations`, `read_marks` | views, for people and reports |
 //!
