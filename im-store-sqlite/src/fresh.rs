@@ -1,6 +1,6 @@
 //! The newest part of the inbox, in memory.
 //!
-//! A delivery goes in here and is moved into the file a moment later, together with many others and in the order of the table:
+//! A delivery goes in here and is moved into the file some seconds later, together with many others and in the order of the table:
 //! written by itself almost every entry would write a page of the file. A crash takes what was not moved yet. Nothing is lost
 //! by that: a checkpoint goes into the file behind its entries, so the fan-out delivers them again, and at the same places,
 //! because an entry's place is that of its message in the log.

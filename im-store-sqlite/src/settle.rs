@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::{
     checkpoints::{self, Of},
     connect::Inner,
-    error::failed,
+    error::{corrupt, failed},
     expire::note_delivery,
     fresh::{ENOUGH, Layer},
     rows::Statement,
@@ -24,6 +24,8 @@ const OPERATION: &str = "inbox.settle";
 
 /// How long entries wait for others at most.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How soon what could not be moved is tried again: before deliveries that wait for room give up.
+const RETRY: Duration = Duration::from_secs(1);
 /// How much one transaction moves: appends wait for it. So many users, each of whom has a page of the file to be written …
 const SLICE: usize = 512;
 /// … or fewer, for so many entries of one user cost about as much as another page.
@@ -43,9 +45,9 @@ pub(crate) async fn run(inner: Weak<Inner>, mut grown: watch::Receiver<usize>) {
         while let Some(inner) = inner.upgrade().filter(|inner| !inner.fresh.is_closed()) {
             let Err(error) = settle(&inner).await else { break };
             // They wait in memory; when there are too many, deliveries wait.
-            tracing::warn!(%error, "inbox entries were not moved into the file; again in {INTERVAL:?}");
+            tracing::warn!(%error, "inbox entries were not moved into the file; again in {RETRY:?}");
             drop(inner);
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(RETRY).await;
         }
     }
 }
@@ -68,7 +70,11 @@ async fn write(inner: &Inner, layer: &Layer) -> Result<()> {
     while !rest.is_empty() {
         let (slice, after) = rest.split_at(slice(rest));
         rest = after;
-        inner.writer(OPERATION).await?.run(OPERATION, Sync::Normal, transaction(slice)).await?;
+        let mut writer = inner.writer(OPERATION).await?;
+        if !writer.run(OPERATION, Sync::Normal, transaction(slice)).await? {
+            // Then the checkpoint must not go in: the statement passes over keys that are there.
+            return Err(corrupt(OPERATION, "a key of the inbox was taken"));
+        }
     }
     // Behind all entries: from here on nobody delivers them again.
     let mut writer = inner.writer(OPERATION).await?;
