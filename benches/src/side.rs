@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use axum::extract::ws::Utf8Bytes;
 use im_engine::{
     ClientMsgId, ContentHash, ContentType, ConversationId, Cursor, DeviceId, Identity, Notice, Notifier,
-    Ordinal, Platform, Record, RecordKind, Seq, Signals, Timestamp, UserId, UserSignal,
+    Ordinal, Platform, Record, RecordKind, Seq, Signal, Signals, Timestamp, UserId,
 };
 use im_protocol::{EncodedRecord, frame};
 use im_transport_ws::{AuthError, Authenticated, Authenticator};
@@ -254,7 +254,7 @@ impl Server for Own {
         let records = (0..self.groups).map(|group| record(group, number).map(Arc::new));
         let records: Arc<[Arc<Record>]> = records.collect::<Outcome<_>>()?;
         let members = self.users.len() / self.groups;
-        let mut signals = Vec::with_capacity(self.users.len());
+        let mut signals = Vec::new();
         let mut indices: Arc<[u32]> = Arc::default();
         let mut cursors: Arc<[Cursor]> = Arc::default();
         for at in 0..self.users.len() {
@@ -268,14 +268,10 @@ impl Server for Own {
             }
             let (user, stands) = &mut self.users[at];
             let previous = std::mem::replace(stands, cursors[0].clone());
-            signals.push(UserSignal {
-                user: user.clone(),
-                previous: Some(previous),
-                records: indices.clone(),
-                cursors: cursors.clone(),
-            });
+            let user = (user.clone(), Some(previous));
+            Signal::push(&mut signals, user, indices.clone(), cursors.clone());
         }
-        let notice = Notice::Signals(Signals { records, users: signals });
+        let notice = Notice::Signals(Signals { records, signals });
         Ok(self.notifier.notify(vec![(self.bed.engine.node().clone(), notice)]).await?)
     }
 }

@@ -57,7 +57,7 @@ pub use inbox::{Cursor, Delivered, Delivery, Entry, InboxInfo, Pull, Recipient, 
 pub use log::{
     Append, AppendOutcome, EPOCH_GAP, Floor, Found, Leases, LogInfo, LogRead, LogRecord, MessageLog, Receipt,
 };
-pub use notifier::{Notice, Noticed, Notifier, Signals, UserSignal};
+pub use notifier::{Notice, Noticed, Notifier, Signal, Signals};
 pub use outbox::{Outbox, Outgoing, Place, Waiting};
 pub use parts::{LogPart, Parts, StorePart};
 pub use policy::{Open, Policy, PolicyRequest, Verdict};

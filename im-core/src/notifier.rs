@@ -65,18 +65,31 @@ pub struct Signals {
     /// The records that somebody is sent inline; the others are left out.
     pub records: Arc<[Arc<Record>]>,
     /// Who got which.
-    pub users: Vec<UserSignal>,
+    pub signals: Vec<Signal>,
 }
 
-/// New entries of one user.
+/// New entries that some users got alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserSignal {
-    /// The user.
-    pub user: UserId,
-    /// The cursor before the entries, if known.
-    pub previous: Option<Cursor>,
+pub struct Signal {
+    /// The users, and for each the cursor before the entries, if known.
+    pub users: Vec<(UserId, Option<Cursor>)>,
     /// Indices into [`Signals::records`], one for each cursor; empty when the records are not carried.
     pub records: Arc<[u32]>,
     /// The cursors of the entries; at least one.
     pub cursors: Arc<[Cursor]>,
+}
+
+impl Signal {
+    /// Adds what a user got: to the last of the signals, if it says the same, or as another.
+    pub fn push(
+        signals: &mut Vec<Self>,
+        user: (UserId, Option<Cursor>),
+        records: Arc<[u32]>,
+        cursors: Arc<[Cursor]>,
+    ) {
+        match signals.last_mut() {
+            Some(last) if last.cursors == cursors && last.records == records => last.users.push(user),
+            _ => signals.push(Self { users: vec![user], records, cursors }),
+        }
+    }
 }

@@ -47,7 +47,10 @@ pub enum CloseReason {
 }
 
 /// Inbox entries, shared by every session that is sent the same ones.
+///
+/// Thousands of sessions count themselves in and out while others read: what they read lies in another cache line than the count.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Entries {
     entries: Vec<Entry>,
     bytes: usize,
@@ -75,8 +78,8 @@ impl Entries {
     }
 
     /// What a transport makes of the entries: made once, by the first session that needs it.
-    pub fn encoded(&self, encode: impl FnOnce(&[Entry]) -> Bytes) -> Bytes {
-        self.encoded.get_or_init(|| encode(&self.entries)).clone()
+    pub fn encoded(&self, encode: impl FnOnce(&[Entry]) -> Bytes) -> &Bytes {
+        self.encoded.get_or_init(|| encode(&self.entries))
     }
 }
 
@@ -92,8 +95,8 @@ pub(crate) struct Cell {
 struct State {
     outbox: VecDeque<Arc<Entries>>,
     outbox_bytes: usize,
-    /// Where the client stands once it has taken everything sent or queued with entries.
-    tail: Option<Cursor>,
+    /// Where the client stands once it has taken everything that was sent with entries.
+    stands: Option<Cursor>,
     /// An end that the client is to be told without entries.
     bare: Option<Cursor>,
     version: Option<StateVersion>,
@@ -128,7 +131,7 @@ impl Cell {
         let state = State {
             outbox: VecDeque::new(),
             outbox_bytes: 0,
-            tail: None,
+            stands: None,
             bare: None,
             version: None,
             heads: BTreeMap::new(),
@@ -163,15 +166,15 @@ impl Cell {
         limit: usize,
     ) {
         self.change(|state| {
-            if state.tail.as_ref() == Some(end) {
+            let tail = state.tail();
+            let follow = state.bare.is_none() && previous.is_some() && previous == tail;
+            if !follow && tail == Some(end) {
                 return false;
             }
-            let follow = state.bare.is_none() && previous.is_some() && previous == state.tail.as_ref();
             match entries.filter(|_| follow) {
                 Some(entries) if state.outbox_bytes + entries.bytes <= limit => {
                     state.outbox_bytes += entries.bytes;
                     state.outbox.push_back(entries.clone());
-                    state.tail = Some(end.clone());
                 }
                 _ => state.collapse(end.clone()),
             }
@@ -239,13 +242,13 @@ impl Cell {
         state.outbox.clear();
         state.outbox_bytes = 0;
         state.bare = state.bare.take().or(queued).filter(|end| end != cursor);
-        state.tail = Some(cursor.clone());
+        state.stands = Some(cursor.clone());
     }
 
     /// The client says that it has reached a cursor: the end that it was told, or where a pull has taken it.
     pub(crate) fn acked(&self, cursor: &Cursor) {
         let mut state = self.state();
-        let reached = state.tail.as_ref() == Some(cursor) && state.bare.is_none();
+        let reached = state.tail() == Some(cursor) && state.bare.is_none();
         match &mut state.unacked {
             Some(unacked) if reached || unacked.end == *cursor => state.unacked = None,
             Some(unacked) => (unacked.since, unacked.tries) = (Instant::now(), 0),
@@ -274,21 +277,25 @@ impl Cell {
     }
 
     /// The next event; who asks last is the one who is woken.
-    pub(crate) fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Event> {
+    pub(crate) async fn event(&self) -> Event {
+        poll_fn(|cx| self.poll(cx, State::next)).await
+    }
+
+    /// The next events, with entries of up to about so many bytes; who asks last is the one who is woken.
+    pub(crate) fn poll_events(&self, cx: &mut Context<'_>, bytes: usize) -> Poll<Vec<Event>> {
+        self.poll(cx, |state| Some(state.take(bytes)).filter(|events| !events.is_empty()))
+    }
+
+    fn poll<T>(&self, cx: &mut Context<'_>, take: impl FnOnce(&mut State) -> Option<T>) -> Poll<T> {
         let mut state = self.state();
-        if let Some(event) = state.next() {
-            return Poll::Ready(event);
+        if let Some(taken) = take(&mut state) {
+            return Poll::Ready(taken);
         }
         match &mut state.waits {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
         Poll::Pending
-    }
-
-    /// The next event.
-    pub(crate) async fn event(&self) -> Event {
-        poll_fn(|cx| self.poll_event(cx)).await
     }
 }
 
@@ -301,7 +308,7 @@ impl State {
     fn collapse(&mut self, end: Cursor) {
         self.outbox.clear();
         self.outbox_bytes = 0;
-        self.tail = None;
+        self.stands = None;
         self.bare = Some(end);
     }
 
@@ -323,15 +330,54 @@ impl State {
         true
     }
 
+    /// The cursor of the newest entries that wait, or where the client stands.
+    fn tail(&self) -> Option<&Cursor> {
+        match self.outbox.back() {
+            Some(entries) => entries.end(),
+            None => self.stands.as_ref(),
+        }
+    }
+
+    /// Everything that the client is to be told now; entries up to so many bytes, the first ones in any case.
+    fn take(&mut self, bytes: usize) -> Vec<Event> {
+        let mut events = self.take_entries(bytes);
+        while self.outbox.is_empty() || self.closed.is_some() {
+            let Some(event) = self.next() else { break };
+            let is_last = matches!(event, Event::Closed(_));
+            events.push(event);
+            if is_last {
+                break;
+            }
+        }
+        events
+    }
+
+    fn take_entries(&mut self, bytes: usize) -> Vec<Event> {
+        let (mut events, mut taken) = (Vec::new(), 0);
+        let fits = |taken, entries: &Entries| taken == 0 || taken + entries.bytes <= bytes;
+        while self.closed.is_none()
+            && let Some(entries) = self.outbox.pop_front_if(|entries| fits(taken, entries))
+        {
+            taken += entries.bytes;
+            events.push(Event::Entries(entries));
+        }
+        self.outbox_bytes -= taken;
+        if let Some(Event::Entries(newest)) = events.last()
+            && let Some(end) = newest.end().cloned()
+        {
+            self.stands = Some(end.clone());
+            self.told(end);
+        }
+        events
+    }
+
     fn next(&mut self) -> Option<Event> {
         if let Some(reason) = self.closed {
             let last_word = std::mem::take(&mut self.draining);
             return Some(if last_word { Event::Draining } else { Event::Closed(reason) });
         }
-        if let Some(entries) = self.outbox.pop_front() {
-            self.outbox_bytes -= entries.bytes;
-            entries.end().cloned().into_iter().for_each(|end| self.told(end));
-            return Some(Event::Entries(entries));
+        if let Some(event) = self.take_entries(0).pop() {
+            return Some(event);
         }
         if let Some(end) = self.bare.take() {
             self.told(end.clone());
@@ -414,14 +460,23 @@ mod tests {
 
     /// What the client is told, in words.
     fn told(cell: &Cell) -> Vec<String> {
-        std::iter::from_fn(|| cell.try_event())
-            .take(100)
-            .map(|event| match event {
-                Event::Entries(entries) => format!("entries {:?}", entries.end().unwrap()),
-                Event::End(end) => format!("end {end:?}"),
-                other => format!("{other:?}"),
-            })
-            .collect()
+        std::iter::from_fn(|| cell.try_event()).take(100).map(in_words).collect()
+    }
+
+    fn in_words(event: Event) -> String {
+        match event {
+            Event::Entries(entries) => format!("entries {:?}", entries.end().unwrap()),
+            Event::End(end) => format!("end {end:?}"),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// What a transport is given at once, with so many bytes of entries.
+    fn taken(cell: &Cell, bytes: usize) -> Vec<String> {
+        match cell.poll_events(&mut Context::from_waker(Waker::noop()), bytes) {
+            Poll::Ready(events) => events.into_iter().map(in_words).collect(),
+            Poll::Pending => Vec::new(),
+        }
     }
 
     #[tokio::test]
@@ -437,6 +492,28 @@ mod tests {
         cell.stands_on(&cursor(9));
         signal(&cell, 10);
         assert_eq!(told(&cell), ["entries 10"]);
+    }
+
+    #[tokio::test]
+    async fn a_transport_takes_as_many_entries_as_it_has_room_for() {
+        let cell = cell();
+        cell.stands_on(&cursor(0));
+        (1..=3).for_each(|n| signal(&cell, n));
+        cell.version(&StateVersion::new("7"));
+        assert_eq!(taken(&cell, 0), ["entries 1"], "one in any case");
+        // What is acked is the newest that was taken, not the newest that waits.
+        cell.acked(&cursor(1));
+        assert!(cell.state().unacked.is_none());
+        signal(&cell, 4);
+        let two = 2 * entries(1).bytes;
+        assert_eq!(taken(&cell, two), ["entries 2", "entries 3"]);
+        assert_eq!(cell.state().outbox_bytes, entries(4).bytes);
+        assert_eq!(taken(&cell, two), ["entries 4", "State(7)"]);
+        signal(&cell, 5);
+        assert_eq!(taken(&cell, two), ["entries 5"], "it follows the last that was taken");
+        signal(&cell, 6);
+        cell.close(CloseReason::Kicked);
+        assert_eq!(taken(&cell, two), ["Closed(Kicked)"]);
     }
 
     #[tokio::test]

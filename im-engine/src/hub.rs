@@ -5,8 +5,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::fast::RandomState;
 use im_core::{
-    ConversationId, Cursor, Entry, Mark, Notice, SessionId, Signals, StateVersion, UserId, UserSignal,
+    ConversationId, Cursor, Entry, Mark, Notice, Record, SessionId, Signal, Signals, StateVersion, UserId,
 };
 use indexmap::IndexMap;
 use tokio::sync::Notify;
@@ -26,7 +27,7 @@ pub(crate) struct Hub {
 #[derive(Debug, Default)]
 struct State {
     /// Looked up by every signal; in the order of their coming, so that what goes through all of them can be replayed.
-    users: IndexMap<UserId, User>,
+    users: IndexMap<UserId, User, RandomState>,
     groups: BTreeMap<ConversationId, Group>,
     /// Whose large groups are to be looked up: each user once, however many notices came.
     outdated: BTreeSet<UserId>,
@@ -107,14 +108,17 @@ impl Hub {
 
     fn signals(&self, signals: &Signals, config: &Config) {
         let state = self.state();
-        let mut shared = Shared::default();
-        for signal in &signals.users {
-            let (Some(user), Some(end)) = (state.users.get(&signal.user), signal.cursors.last()) else {
-                continue;
-            };
-            let entries = shared.entries(signals, signal);
-            for cell in &user.cells {
-                cell.entries(signal.previous.as_ref(), end, entries.as_ref(), config.outbox_bytes);
+        for signal in &signals.signals {
+            let Some(end) = signal.cursors.last() else { continue };
+            let entries = entries(&signals.records, signal);
+            let known = |(user, previous)| Some((state.users.get(user)?, previous));
+            // All look-ups first: they wait for the memory side by side, as they cannot between the locks of the sessions.
+            let users: Vec<(&User, &Option<Cursor>)> =
+                signal.users.iter().map(|(user, previous)| (user, previous)).filter_map(known).collect();
+            for (user, previous) in users {
+                for cell in &user.cells {
+                    cell.entries(previous.as_ref(), end, entries.as_ref(), config.outbox_bytes);
+                }
             }
         }
     }
@@ -215,37 +219,25 @@ impl State {
     }
 }
 
-/// Users in a row who got the same entries under the same cursors share one event.
-#[derive(Default)]
-struct Shared {
-    last: Option<(UserSignal, Arc<Entries>)>,
-}
-
-impl Shared {
-    fn entries(&mut self, signals: &Signals, signal: &UserSignal) -> Option<Arc<Entries>> {
-        if signal.records.is_empty() || signal.records.len() != signal.cursors.len() {
-            return None;
-        }
-        if let Some((last, entries)) = &self.last
-            && last.records == signal.records
-            && last.cursors == signal.cursors
-        {
-            return Some(entries.clone());
-        }
-        let entry = |(index, cursor): (&u32, &Cursor)| {
-            let record = signals.records.get(*index as usize)?.clone();
-            Some(Entry { cursor: cursor.clone(), record })
-        };
-        let entries: Option<Vec<Entry>> = signal.records.iter().zip(&*signal.cursors).map(entry).collect();
-        let entries = Arc::new(Entries::new(entries?));
-        self.last = Some((signal.clone(), entries.clone()));
-        Some(entries)
+/// What all users of a signal are sent, if it is carried.
+fn entries(records: &[Arc<Record>], signal: &Signal) -> Option<Arc<Entries>> {
+    if signal.records.is_empty() || signal.records.len() != signal.cursors.len() {
+        return None;
     }
+    let entry = |(index, cursor): (&u32, &Cursor)| {
+        let record = records.get(*index as usize)?.clone();
+        Some(Entry { cursor: cursor.clone(), record })
+    };
+    let entries: Option<Vec<Entry>> = signal.records.iter().zip(&*signal.cursors).map(entry).collect();
+    Some(Arc::new(Entries::new(entries?)))
 }
 
 #[cfg(test)]
 mod tests {
-    use im_core::{DeviceId, NodeId, Ordinal, Platform, Seq, SessionRef};
+    use im_core::{
+        ClientMsgId, ContentHash, ContentType, DeviceId, NodeId, Ordinal, Platform, RecordKind, Seq,
+        SessionRef, Timestamp,
+    };
 
     use super::*;
     use crate::Event;
@@ -260,6 +252,24 @@ mod tests {
 
     fn mark(n: u64) -> Mark {
         Mark { seq: Seq(n), ordinal: Ordinal(n) }
+    }
+
+    fn record() -> Arc<Record> {
+        Arc::new(Record {
+            conversation: group(),
+            seq: Seq(1),
+            ordinal: Ordinal(1),
+            created_at: Timestamp(0),
+            sender: user("alice"),
+            device: None,
+            send_to: None,
+            client_msg_id: ClientMsgId::new("m").unwrap(),
+            hole_after: None,
+            kind: RecordKind::Message,
+            content_type: ContentType::Text,
+            content: "x".into(),
+            hash: ContentHash(0),
+        })
     }
 
     fn session(hub: &Hub, name: &str) -> Arc<Cell> {
@@ -294,6 +304,29 @@ mod tests {
             _ => None,
         });
         heads.flatten().collect()
+    }
+
+    #[test]
+    fn users_who_got_the_same_share_one_event() {
+        let hub = Hub::default();
+        let cells = [session(&hub, "bob"), session(&hub, "carol")];
+        cells.iter().for_each(|cell| cell.stands_on(&Cursor::new("0")));
+        let mut signals = Vec::new();
+        for name in ["bob", "nobody", "carol"] {
+            let stands = (user(name), Some(Cursor::new("0")));
+            Signal::push(&mut signals, stands, [0].into(), [Cursor::new("1")].into());
+        }
+        assert_eq!(signals.len(), 1);
+        let other = (user("bob"), Some(Cursor::new("1")));
+        Signal::push(&mut signals, other, [0].into(), [Cursor::new("2")].into());
+        assert_eq!(signals.len(), 2);
+        let signals = Signals { records: [record()].into(), signals };
+        hub.notice(Notice::Signals(signals), &Config::default());
+        let taken = cells.map(|cell| match cell.try_event() {
+            Some(Event::Entries(entries)) => entries,
+            other => panic!("{other:?}"),
+        });
+        assert!(Arc::ptr_eq(&taken[0], &taken[1]));
     }
 
     #[test]

@@ -267,9 +267,9 @@ impl Session {
         self.cell.event().await
     }
 
-    /// The same, for a transport that is a state machine.
-    pub fn poll_event(&self, cx: &mut Context<'_>) -> Poll<Event> {
-        self.cell.poll_event(cx)
+    /// All events that wait, for a transport that is a state machine: at least one, with entries of up to about so many bytes.
+    pub fn poll_events(&self, cx: &mut Context<'_>, bytes: usize) -> Poll<Vec<Event>> {
+        self.cell.poll_events(cx, bytes)
     }
 
     /// The next event, if one is waiting.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use im_core::{
-    ConversationId, Delivered, Delivery, Mark, NodeId, Notice, Record, Result, SessionRef, Signals,
-    StateVersion, UserId, UserSignal,
+    ConversationId, Delivered, Delivery, Mark, NodeId, Notice, Record, Result, SessionRef, Signal, Signals,
+    StateVersion, UserId,
 };
 
 use crate::builder::Complete;
@@ -37,24 +37,22 @@ impl Signaller {
         nodes: Vec<Vec<NodeId>>,
     ) -> Vec<(NodeId, Notice)> {
         let records: Arc<[Arc<Record>]> = delivery.records.into_iter().map(|entry| entry.record).collect();
-        let mut by_node: BTreeMap<NodeId, Vec<UserSignal>> = BTreeMap::new();
+        let mut by_node: BTreeMap<NodeId, Vec<Signal>> = BTreeMap::new();
         for ((recipient, delivered), nodes) in delivery.recipients.into_iter().zip(delivered).zip(nodes) {
             let Some((last, others)) = nodes.split_last() else { continue };
             let bytes: usize =
                 recipient.records.iter().map(|index| records[*index as usize].content.len()).sum();
             let inline = delivered.previous.is_some() && bytes <= self.inline_bytes;
-            let signal = UserSignal {
-                user: recipient.user,
-                previous: delivered.previous,
-                records: if inline { recipient.records } else { Arc::default() },
-                cursors: delivered.cursors,
-            };
+            let indices = if inline { recipient.records } else { Arc::default() };
+            let user = (recipient.user, delivered.previous);
             for node in others {
-                by_node.entry(node.clone()).or_default().push(signal.clone());
+                let signals = by_node.entry(node.clone()).or_default();
+                Signal::push(signals, user.clone(), indices.clone(), delivered.cursors.clone());
             }
-            by_node.entry(last.clone()).or_default().push(signal);
+            let signals = by_node.entry(last.clone()).or_default();
+            Signal::push(signals, user, indices, delivered.cursors);
         }
-        let notice = |(node, users)| (node, Notice::Signals(carried(&records, users)));
+        let notice = |(node, signals)| (node, Notice::Signals(carried(&records, signals)));
         by_node.into_iter().map(notice).collect()
     }
 
@@ -128,11 +126,11 @@ pub(crate) fn kicks(user: &UserId, sessions: Vec<SessionRef>) -> Vec<(NodeId, No
 }
 
 /// The signals of one node with those records alone that somebody there is sent inline: a batch may have megabytes of others.
-fn carried(records: &Arc<[Arc<Record>]>, mut users: Vec<UserSignal>) -> Signals {
+fn carried(records: &Arc<[Arc<Record>]>, mut signals: Vec<Signal>) -> Signals {
     let mut wanted = vec![false; records.len()];
-    users.iter().flat_map(|user| user.records.iter()).for_each(|index| wanted[*index as usize] = true);
+    signals.iter().flat_map(|signal| signal.records.iter()).for_each(|index| wanted[*index as usize] = true);
     if wanted.iter().all(|wanted| *wanted) {
-        return Signals { records: records.clone(), users };
+        return Signals { records: records.clone(), signals };
     }
     let mut kept = Vec::new();
     // Of a record that is not kept nobody asks for the place.
@@ -141,16 +139,10 @@ fn carried(records: &Arc<[Arc<Record>]>, mut users: Vec<UserSignal>) -> Signals 
         places[index] = kept.len() as u32;
         kept.push(record.clone());
     }
-    let (mut from, mut to): (Arc<[u32]>, Arc<[u32]>) = Default::default();
-    for user in users.iter_mut().filter(|user| !user.records.is_empty()) {
-        // Users in a row share one list, and go on to.
-        if !Arc::ptr_eq(&from, &user.records) {
-            from = user.records.clone();
-            to = from.iter().map(|index| places[*index as usize]).collect();
-        }
-        user.records = to.clone();
+    for signal in signals.iter_mut().filter(|signal| !signal.records.is_empty()) {
+        signal.records = signal.records.iter().map(|index| places[*index as usize]).collect();
     }
-    Signals { records: kept.into(), users }
+    Signals { records: kept.into(), signals }
 }
 
 fn forget(result: Result<()>, what: &'static str) {
@@ -183,23 +175,22 @@ mod tests {
         })
     }
 
-    fn signal(name: &str, records: &[u32]) -> UserSignal {
-        UserSignal {
-            user: UserId::new(name).unwrap(),
-            previous: None,
+    fn signal(name: &str, records: &[u32]) -> Signal {
+        Signal {
+            users: vec![(UserId::new(name).unwrap(), None)],
             records: records.into(),
             cursors: [Cursor::new("c")].into(),
         }
     }
 
     /// What is carried of three records, and what each user finds there.
-    fn found(users: Vec<UserSignal>) -> (usize, Vec<Vec<u64>>) {
+    fn found(signals: Vec<Signal>) -> (usize, Vec<Vec<u64>>) {
         let records = [record(10), record(11), record(12)].into();
-        let signals = carried(&records, users);
-        let of = |user: &UserSignal| {
-            user.records.iter().map(|index| signals.records[*index as usize].seq.0).collect()
+        let signals = carried(&records, signals);
+        let of = |signal: &Signal| {
+            signal.records.iter().map(|index| signals.records[*index as usize].seq.0).collect()
         };
-        (signals.records.len(), signals.users.iter().map(of).collect())
+        (signals.records.len(), signals.signals.iter().map(of).collect())
     }
 
     #[test]
@@ -209,13 +200,5 @@ mod tests {
         assert_eq!(found(some), (2, vec![vec![12], vec![], vec![10, 12]]));
         let all = vec![signal("a", &[0, 1]), signal("b", &[1, 2])];
         assert_eq!(found(all), (3, vec![vec![10, 11], vec![11, 12]]));
-    }
-
-    #[test]
-    fn users_who_shared_a_list_share_it_still() {
-        let list: Arc<[u32]> = [1].into();
-        let users = ["a", "b"].map(|name| UserSignal { records: list.clone(), ..signal(name, &[]) });
-        let signals = carried(&[record(10), record(11)].into(), users.into());
-        assert!(Arc::ptr_eq(&signals.users[0].records, &signals.users[1].records));
     }
 }

@@ -6,8 +6,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use im_core::{
-    ConversationId, Cursor, Mark, NodeId, Notice, Ordinal, Record, Seq, SessionId, Signals, StateVersion,
-    UserId, UserSignal, codec,
+    ConversationId, Cursor, Mark, NodeId, Notice, Ordinal, Record, Seq, SessionId, Signal, Signals,
+    StateVersion, UserId, codec,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -45,20 +45,17 @@ enum Wire {
     Kick(UserId, Vec<SessionId>),
 }
 
-/// User, previous cursor, indices of records, cursors.
-#[derive(Serialize, Deserialize)]
-struct WireSignal(UserId, Option<Cursor>, Vec<u32>, Vec<Cursor>);
+/// What one user got: with its previous cursor, indices of records, cursors.
+#[derive(Clone, Serialize, Deserialize)]
+struct WireSignal(UserId, Option<Cursor>, Arc<[u32]>, Arc<[Cursor]>);
 
-fn wire(signals: &Signals) -> Wire {
-    let record = |record: &Arc<Record>| BASE64_STANDARD.encode(codec::encode(record));
-    let user = |signal: &UserSignal| {
-        let UserSignal { user, previous, records, cursors } = signal.clone();
-        WireSignal(user, previous, records.to_vec(), cursors.to_vec())
-    };
-    Wire::Signals {
-        r: signals.records.iter().map(record).collect(),
-        u: signals.users.iter().map(user).collect(),
-    }
+fn each(signals: &Signals) -> impl Iterator<Item = WireSignal> {
+    signals.signals.iter().flat_map(|Signal { users, records, cursors }| {
+        let one = |(user, previous): &(UserId, Option<Cursor>)| {
+            WireSignal(user.clone(), previous.clone(), records.clone(), cursors.clone())
+        };
+        users.iter().map(one)
+    })
 }
 
 /// What one call tells one node: in order, and in as few payloads as it takes.
@@ -113,25 +110,24 @@ fn pack(signals: &Signals) -> Vec<String> {
     let lengths = record_lengths(signals);
     let (mut texts, mut part, mut size) = (Vec::new(), Vec::new(), EMPTY);
     let mut sent = HashSet::new();
-    for signal in &signals.users {
+    for signal in each(signals) {
         let signal = fitting(signal, &lengths);
         let own = signal_length(&signal);
         let fresh = |sent: &HashSet<u32>| -> usize {
-            let indices: HashSet<&u32> =
-                signal.records.iter().filter(|index| !sent.contains(*index)).collect();
+            let indices: HashSet<&u32> = signal.2.iter().filter(|index| !sent.contains(*index)).collect();
             indices.into_iter().map(|index| lengths[*index as usize]).sum()
         };
         if size + own + fresh(&sent) > MOST_WORD {
-            texts.push(text(&wire(&carried(signals, std::mem::take(&mut part)))));
+            texts.push(text(&wire(&signals.records, std::mem::take(&mut part))));
             sent.clear();
             size = EMPTY;
         }
         size += own + fresh(&sent);
-        sent.extend(signal.records.iter().copied());
+        sent.extend(signal.2.iter().copied());
         part.push(signal);
     }
     if !part.is_empty() {
-        texts.push(text(&wire(&carried(signals, part))));
+        texts.push(text(&wire(&signals.records, part)));
     }
     texts
 }
@@ -144,40 +140,38 @@ fn record_lengths(signals: &Signals) -> Vec<usize> {
 
 /// How long a user's signal is at most, without its records. Where it is sent they may have other places, which are lower than
 /// the number of all.
-fn signal_length(signal: &UserSignal) -> usize {
-    let UserSignal { user, previous, records, cursors } = signal;
+fn signal_length(WireSignal(user, previous, records, cursors): &WireSignal) -> usize {
     length(&(user, previous, (), cursors)) + 1 + records.len() * PLACE
 }
 
 /// A signal that fits into a text of its own.
-fn fitting(signal: &UserSignal, lengths: &[usize]) -> UserSignal {
-    let records: usize = signal.records.iter().map(|index| lengths[*index as usize]).sum();
-    let mut fitting = signal.clone();
-    if EMPTY + signal_length(&fitting) + records > MOST_WORD {
-        fitting.records = Arc::default();
+fn fitting(mut signal: WireSignal, lengths: &[usize]) -> WireSignal {
+    let records: usize = signal.2.iter().map(|index| lengths[*index as usize]).sum();
+    if EMPTY + signal_length(&signal) + records > MOST_WORD {
+        signal.2 = Arc::default();
     }
-    if EMPTY + signal_length(&fitting) > MOST_WORD {
-        fitting.previous = None;
-        fitting.cursors = fitting.cursors.last().cloned().into_iter().collect();
+    if EMPTY + signal_length(&signal) > MOST_WORD {
+        signal.1 = None;
+        signal.3 = signal.3.last().cloned().into_iter().collect();
     }
-    fitting
+    signal
 }
 
 /// The signals of some users, with the records that they are sent.
-fn carried(signals: &Signals, mut users: Vec<UserSignal>) -> Signals {
-    let mut places = vec![None; signals.records.len()];
+fn wire(all: &[Arc<Record>], mut users: Vec<WireSignal>) -> Wire {
+    let mut places = vec![None; all.len()];
     let mut records = Vec::new();
     for user in &mut users {
         let place = |index: &u32| {
             let at = *index as usize;
             *places[at].get_or_insert_with(|| {
-                records.push(signals.records[at].clone());
+                records.push(BASE64_STANDARD.encode(codec::encode(&all[at])));
                 records.len() as u32 - 1
             })
         };
-        user.records = user.records.iter().map(place).collect();
+        user.2 = user.2.iter().map(place).collect();
     }
-    Signals { records: records.into(), users }
+    Wire::Signals { r: records, u: users }
 }
 
 /// The notices of a payload; none where it cannot be understood.
@@ -194,21 +188,17 @@ fn notice(wire: Wire) -> Option<Notice> {
         Wire::Signals { r, u } => {
             let record = |text: String| codec::decode(&BASE64_STANDARD.decode(text).ok()?).ok().map(Arc::new);
             let records = r.into_iter().map(record).collect::<Option<Arc<[_]>>>()?;
-            let signal = |WireSignal(user, previous, records, cursors)| UserSignal {
-                user,
-                previous,
-                records: records.into(),
-                cursors: cursors.into(),
+            let known = |WireSignal(_, _, indices, cursors): &WireSignal| {
+                !cursors.is_empty() && indices.iter().all(|index| (*index as usize) < records.len())
             };
-            let users: Vec<UserSignal> = u.into_iter().map(signal).collect();
-            let known = |signal: &UserSignal| {
-                !signal.cursors.is_empty()
-                    && signal.records.iter().all(|index| (*index as usize) < records.len())
-            };
-            if !users.iter().all(known) {
+            if !u.iter().all(known) {
                 return None;
             }
-            Notice::Signals(Signals { records, users })
+            let mut signals = Vec::new();
+            for WireSignal(user, previous, records, cursors) in u {
+                Signal::push(&mut signals, (user, previous), records, cursors);
+            }
+            Notice::Signals(Signals { records, signals })
         }
     })
 }
@@ -239,16 +229,15 @@ mod tests {
 
     fn signals(users: usize, records: &[usize]) -> Signals {
         let all: Vec<u32> = (0..records.len() as u32).collect();
-        let signal = |n| UserSignal {
-            user: UserId::new(format!("user-{n}")).unwrap(),
-            previous: Some(Cursor::new(format!("{n}"))),
+        let signal = |n| Signal {
+            users: vec![(UserId::new(format!("user-{n}")).unwrap(), Some(Cursor::new(format!("{n}"))))],
             records: all.clone().into(),
             cursors: all.iter().map(|at| Cursor::new(format!("{n}-{at}"))).collect(),
         };
         let record = |(n, bytes): (usize, &usize)| record(n as u64, *bytes);
         Signals {
             records: records.iter().enumerate().map(record).collect(),
-            users: (0..users).map(signal).collect(),
+            signals: (0..users).map(signal).collect(),
         }
     }
 
@@ -266,11 +255,12 @@ mod tests {
     /// What users are told by all payloads together: the records' places and the last cursor.
     fn told(payloads: &[String]) -> Vec<(String, Vec<u64>, String)> {
         let of = |notice| {
-            let Notice::Signals(Signals { records, users }) = notice else { panic!("no signals") };
-            users.into_iter().map(move |user: UserSignal| {
-                let seqs = user.records.iter().map(|index| records[*index as usize].seq.0).collect();
-                (user.user.to_string(), seqs, user.cursors.last().unwrap().as_str().to_owned())
-            })
+            let Notice::Signals(signals) = notice else { panic!("no signals") };
+            let told = |WireSignal(user, _, indices, cursors)| {
+                let seqs = indices.iter().map(|index| signals.records[*index as usize].seq.0).collect();
+                (user.to_string(), seqs, cursors.last().unwrap().as_str().to_owned())
+            };
+            each(&signals).map(told).collect::<Vec<_>>()
         };
         heard(payloads).into_iter().flat_map(of).collect()
     }
@@ -287,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_too_long_for_one_is_told_without_its_records() {
         let mut some = signals(2, &[9000, 10]);
-        some.users[1].records = [1].into();
+        some.signals[1].records = [1].into();
         let payloads = payloads(&[Notice::Signals(some)]);
         let due = [("user-0".into(), vec![], "0-1".into()), ("user-1".into(), vec![1], "1-1".into())];
         assert_eq!(told(&payloads), due);

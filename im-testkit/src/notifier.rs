@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    Cursor, Mark, NodeId, Notice, Noticed, Notifier, Ordinal, Partition, Seq, SessionId, Signals,
-    StateVersion, UserSignal,
+    Cursor, Mark, NodeId, Notice, Noticed, Notifier, Ordinal, Partition, Seq, SessionId, Signal, Signals,
+    StateVersion,
 };
 use tokio::sync::mpsc::Receiver;
 
@@ -82,18 +82,17 @@ fn of_every_kind(name: &str) -> Result<Vec<Notice>, Violation> {
     let mut script = Script::on_paper(lineage, Partition(0));
     let records = script.messages(&group(name)?, name, 2)?.into_iter().map(|record| record.record).collect();
     let signal = |previous: Option<&str>, records: &[u32], cursors: &[&str]| {
-        Ok::<_, Violation>(UserSignal {
-            user: user(name)?,
-            previous: previous.map(Cursor::new),
+        Ok::<_, Violation>(Signal {
+            users: vec![(user(name)?, previous.map(Cursor::new)), (user("another")?, None)],
             records: records.into(),
             cursors: cursors.iter().map(|cursor| Cursor::new(*cursor)).collect(),
         })
     };
-    let users = vec![signal(Some("before"), &[0, 1], &["c1", "c2"])?, signal(None, &[1], &[name])?];
+    let signals = vec![signal(Some("before"), &[0, 1], &["c1", "c2"])?, signal(None, &[1], &[name])?];
     let bare = vec![signal(None, &[], &["c3"])?];
     Ok(vec![
-        Notice::Signals(Signals { records, users }),
-        Notice::Signals(Signals { records: [].into(), users: bare }),
+        Notice::Signals(Signals { records, signals }),
+        Notice::Signals(Signals { records: [].into(), signals: bare }),
         Notice::State(user(name)?, StateVersion::new("version/7")),
         Notice::Head(group(name)?, Mark { seq: Seq(1 << 40), ordinal: Ordinal(7) }),
         Notice::Kick(user(name)?, vec![SessionId::new(name)?, SessionId::new("s2")?]),

@@ -35,7 +35,7 @@ use crate::{
     wire::{Incoming, Wire},
 };
 
-/// How many frames or events are taken in one step of a round.
+/// How many frames are taken in one step of a round.
 const STEP: usize = 64;
 /// How many rounds follow each other before other tasks have their turn.
 const ROUNDS: usize = 16;
@@ -149,11 +149,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
 
     /// Passes events on; not while a request is being served, whose answer may say where they begin.
     fn events(&mut self, cx: &mut Context<'_>) -> Step {
-        for taken in 0..STEP {
-            if self.serving.is_some() || !self.has_room() {
-                return Ok(taken > 0);
-            }
-            let Poll::Ready(event) = self.asker.session.poll_event(cx) else { return Ok(taken > 0) };
+        let room = self.shared.config.outgoing_bytes.saturating_sub(self.wire.out.bytes());
+        if self.serving.is_some() || room == 0 {
+            return Ok(false);
+        }
+        let Poll::Ready(events) = self.asker.session.poll_events(cx, room) else { return Ok(false) };
+        for event in events {
             events::tell(self.wire, event, self.asker.page)?;
         }
         Ok(true)

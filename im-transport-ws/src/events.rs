@@ -14,7 +14,7 @@ pub(crate) fn tell<S: AsyncRead + AsyncWrite + Unpin>(
     page: usize,
 ) -> Result<(), End> {
     match event {
-        Event::Entries(entries) => wire.push(signal(&entries)),
+        Event::Entries(entries) => wire.push(entries),
         Event::End(end) => wire.push(bare_signal(&end)),
         Event::State(version) => {
             wire.push(event_frame(&wire::Event::State(wire::StateChanged { version: (&version).into() })));
@@ -39,7 +39,7 @@ pub(crate) fn draining() -> Bytes {
 }
 
 /// The frame of entries: made by the first session that needs it, shared by all that are told the same.
-fn signal(entries: &Entries) -> Bytes {
+pub(crate) fn signal(entries: &Entries) -> &Bytes {
     entries.encoded(|entries| {
         let encoded: Vec<EncodedRecord> =
             entries.iter().map(|entry| EncodedRecord::new(&entry.record)).collect();

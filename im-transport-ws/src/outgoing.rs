@@ -1,21 +1,32 @@
 //! Frames that wait to be written: shared bytes, written many at a time, nothing kept once they are gone.
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use im_engine::Entries;
 use tokio::io::AsyncWrite;
 use tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Data, OpCode},
 };
 
-/// How many frames one system call takes.
-const VECTORED: usize = 64;
+use crate::events;
+
+/// How many bytes of small frames one system call takes. They are copied together, which costs less than to name each to the
+/// system.
+const GATHERED: usize = 32 << 10;
+
+thread_local! {
+    /// Where frames are copied together: one for all connections of a thread.
+    static GATHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHERED));
+}
 
 /// The frame of a WebSocket text message, ready to be written on any number of connections: what a server sends is not masked.
 pub(crate) fn text_frame(text: String) -> Bytes {
@@ -29,19 +40,52 @@ pub(crate) fn text_frame(text: String) -> Bytes {
     frame.into()
 }
 
+/// A frame that is ready to be written, header and all.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    /// One that was made for this connection.
+    Own(Bytes),
+    /// One that is shared with all who are told the same.
+    Shared(Arc<Entries>),
+}
+
+impl Frame {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(entries) => events::signal(entries),
+        }
+    }
+}
+
+impl From<Bytes> for Frame {
+    fn from(bytes: Bytes) -> Self {
+        Self::Own(bytes)
+    }
+}
+
+impl From<Arc<Entries>> for Frame {
+    fn from(entries: Arc<Entries>) -> Self {
+        Self::Shared(entries)
+    }
+}
+
 /// Frames that wait to be written, first in first out.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Frame>,
+    /// How much of the first frame is written.
+    begun: usize,
     bytes: usize,
     written: u64,
     unflushed: bool,
 }
 
 impl Outgoing {
-    /// Adds a frame, header and all.
-    pub(crate) fn push(&mut self, frame: Bytes) {
-        self.bytes += frame.len();
+    /// Adds a frame.
+    pub(crate) fn push(&mut self, frame: impl Into<Frame>) {
+        let frame = frame.into();
+        self.bytes += frame.bytes().len();
         self.frames.push_back(frame);
     }
 
@@ -61,13 +105,24 @@ impl Outgoing {
         mut io: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while !self.frames.is_empty() {
-            let mut slices = [IoSlice::new(&[]); VECTORED];
-            let count = self.frames.len().min(VECTORED);
-            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-                *slice = IoSlice::new(frame);
-            }
-            match ready!(io.as_mut().poll_write_vectored(cx, &slices[..count]))? {
+        while let Some(first) = self.frames.front() {
+            let first = &first.bytes()[self.begun..];
+            let write = if self.frames.len() == 1 || first.len() >= GATHERED {
+                io.as_mut().poll_write(cx, first)
+            } else {
+                GATHER.with_borrow_mut(|gather| {
+                    gather.clear();
+                    gather.extend_from_slice(first);
+                    for frame in self.frames.iter().skip(1).map(Frame::bytes) {
+                        if gather.len() + frame.len() > GATHERED {
+                            break;
+                        }
+                        gather.extend_from_slice(frame);
+                    }
+                    io.as_mut().poll_write(cx, gather)
+                })
+            };
+            match ready!(write)? {
                 0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
                 written => self.advance(written),
             }
@@ -83,15 +138,11 @@ impl Outgoing {
         self.unflushed = true;
         self.bytes -= written;
         self.written += written as u64;
-        while let Some(frame) = self.frames.front_mut() {
-            let taken = written.min(frame.len());
-            frame.advance(taken);
-            written -= taken;
-            if !frame.is_empty() {
-                break;
-            }
-            self.frames.pop_front();
+        written += self.begun;
+        while let Some(frame) = self.frames.pop_front_if(|frame| frame.bytes().len() <= written) {
+            written -= frame.bytes().len();
         }
+        self.begun = written;
         if self.frames.is_empty() {
             // An idle connection keeps no memory for what it once had to write.
             self.frames = VecDeque::new();
@@ -142,6 +193,23 @@ mod tests {
         far.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, expected);
         assert_eq!((outgoing.bytes(), outgoing.written()), (0, expected.len() as u64));
+    }
+
+    #[tokio::test]
+    async fn long_frames_among_short_ones_keep_their_places() {
+        let (mut near, mut far) = duplex(1 << 20);
+        let mut outgoing = Outgoing::default();
+        let mut expected = Vec::new();
+        for bytes in [3, GATHERED, 5, 7, GATHERED - 20, 40, 2 * GATHERED, 1] {
+            let frame = text_frame("x".repeat(bytes - 1) + &(bytes % 10).to_string());
+            expected.extend_from_slice(&frame);
+            outgoing.push(frame);
+        }
+        assert!(write(&mut outgoing, &mut near));
+        drop(near);
+        let mut read = Vec::new();
+        far.read_to_end(&mut read).await.unwrap();
+        assert!(read == expected);
     }
 
     #[tokio::test]

@@ -19,7 +19,10 @@ use tungstenite::{
     protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext},
 };
 
-use crate::{intake::Intake, outgoing::Outgoing};
+use crate::{
+    intake::Intake,
+    outgoing::{Frame, Outgoing},
+};
 
 /// The memory that tungstenite begins with, and how much it copies at once.
 const BUFFER: usize = 256;
@@ -119,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Adds a frame to what is to be written.
-    pub(crate) fn push(&mut self, frame: Bytes) {
+    pub(crate) fn push(&mut self, frame: impl Into<Frame>) {
         self.out.push(frame);
     }
 
