@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use im_core::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::{Data, Fixture, Part, Violation};
+use crate::{Data, Fixture, Host, Part, Violation};
 
 /// Another fixture's data, seen by several nodes at once: each call of each part goes to another of them than the call before, by a
 /// seeded chance. The suite then passes only if every node sees at once what any other did: nothing may be answered from what one
@@ -85,6 +85,14 @@ impl Data for NodesData {
 
     async fn lose_tail(&self, part: Part, n: usize) -> Result<(), Violation> {
         self.right.lose_tail(part, n).await
+    }
+
+    async fn host(&self) -> Result<Box<dyn Host>, Violation> {
+        self.right.host().await
+    }
+
+    async fn refused_sends(&self) -> Result<Vec<(Outgoing, String)>, Violation> {
+        self.right.refused_sends().await
     }
 }
 
