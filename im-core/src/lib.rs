@@ -17,6 +17,7 @@
 //!
 //! Traits of one part come from one backend. Contacts, search and off-site push will become parts of their own.
 
+pub mod arrivals;
 mod checkpoint;
 mod clock;
 pub mod codec;

@@ -64,6 +64,9 @@ pub struct Waiting {
 ///    those of every transaction that was over before this one began.
 /// 4. **Kept.** A message waits until it is said to be done or refused; to say so again does nothing. A refused one is kept aside, with
 ///    the refusal, for the host.
+///
+/// What this version cannot read stops nothing: a page passes over it, and the backend puts it aside when no node can be expected to
+/// read it any more.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Outbox: fmt::Debug + Send + Sync + 'static {

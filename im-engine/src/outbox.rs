@@ -19,6 +19,8 @@ use crate::{
 };
 
 const LEASE: &str = "outbox";
+/// How long the lease lasts, if the workers' do not end sooner: after a node has died, what hosts sent waits so long and a third.
+const LASTS: Duration = Duration::from_secs(3);
 /// How often the outbox is looked into. Nobody tells of its messages: a word inside the host's transaction would make all that say one
 /// commit one after the other.
 const LOOK: Duration = Duration::from_millis(200);
@@ -83,7 +85,7 @@ impl Drain {
                     pause = LOOK;
                     LOOK
                 }
-                Ok(Round::NotOurs) => self.inner.config.lease / 3,
+                Ok(Round::NotOurs) => self.lease() / 3,
                 left => {
                     if let Err(error) = left {
                         tracing::warn!(%error, "the outbox cannot be sent; again in {pause:?}");
@@ -115,13 +117,17 @@ impl Drain {
     }
 
     async fn has_lease(&mut self) -> Result<bool> {
-        let Inner { parts, config, node, .. } = &*self.inner;
-        if self.claimed.is_some_and(|claimed| claimed.elapsed() < config.lease / 3) {
+        let (lease, Inner { parts, node, .. }) = (self.lease(), &*self.inner);
+        if self.claimed.is_some_and(|claimed| claimed.elapsed() < lease / 3) {
             return Ok(true);
         }
         let now = Instant::now();
-        self.claimed = parts.log.leases.claim(LEASE, node, config.lease).await?.then_some(now);
+        self.claimed = parts.log.leases.claim(LEASE, node, lease).await?.then_some(now);
         Ok(self.claimed.is_some())
+    }
+
+    fn lease(&self) -> Duration {
+        self.inner.config.lease.min(LASTS)
     }
 
     /// Conversations side by side, the messages of each one after the other: so none comes before one that has to be tried again.
@@ -216,6 +222,8 @@ mod tests {
         refused: Mutex<Vec<(u64, &'static str)>>,
         /// `done` fails so often, and does nothing.
         fails: Mutex<u32>,
+        /// Whoever looks hangs for ever.
+        dead: Mutex<bool>,
     }
 
     impl Desk {
@@ -227,6 +235,9 @@ mod tests {
     #[async_trait]
     impl Outbox for Desk {
         async fn waiting(&self, after: Option<Place>, max: usize) -> Result<Vec<Waiting>> {
+            if *self.dead.lock().unwrap() {
+                std::future::pending::<()>().await;
+            }
             let waiting = self.waiting.lock().unwrap();
             let all = waiting.iter().filter(|(place, _)| after.is_none_or(|after| **place > after));
             Ok(all
@@ -403,12 +414,34 @@ mod tests {
         // Until the first has the lease.
         tokio::time::sleep(LOOK).await;
         let store = StorePart { outbox: Some(bed.desk.clone()), ..Parts::from(&bed.memory).store.unwrap() };
-        let other = Engine::builder(Parts::from(&bed.memory)).store(store).start().await.unwrap();
+        // It looks often, for the workers' leases as well.
+        let config = Config { lease: Duration::from_secs(1), ..Config::default() };
+        let other =
+            Engine::builder(Parts::from(&bed.memory)).store(store).config(config).start().await.unwrap();
         bed.chat.shutdown().await;
         let since = Instant::now();
         bed.desk.put(1, bed.message(0, 1, ContentType::Text));
         bed.empty().await;
-        assert!(since.elapsed() < Config::default().lease / 2, "{:?}", since.elapsed());
+        assert!(since.elapsed() < LASTS / 2, "{:?}", since.elapsed());
+        other.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_node_takes_over_within_five_seconds_after_a_death() {
+        let bed = bed(0).await;
+        // Until the first has the lease.
+        tokio::time::sleep(LOOK).await;
+        let (alive, dead) = (Arc::new(Desk::default()), bed.desk.clone());
+        let store = StorePart { outbox: Some(alive.clone()), ..Parts::from(&bed.memory).store.unwrap() };
+        let other = Engine::builder(Parts::from(&bed.memory)).store(store).start().await.unwrap();
+        tokio::time::sleep(LOOK).await;
+        *dead.dead.lock().unwrap() = true;
+        let since = Instant::now();
+        alive.put(1, bed.message(0, 1, ContentType::Text));
+        let bed = Bed { desk: alive, ..bed };
+        bed.empty().await;
+        assert!(since.elapsed() > LASTS / 3, "the first had the lease, and did not give it back");
+        assert!(since.elapsed() <= Duration::from_secs(5), "{:?}", since.elapsed());
         other.shutdown().await;
     }
 }

@@ -5,8 +5,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Outcome, Record, Result,
-    SendKey, Seq, UserId,
+    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Outcome, Result, SendKey,
+    Seq, UserId, arrivals,
 };
 
 use crate::{
@@ -75,49 +75,11 @@ async fn lock(inner: &Inner, conn: &mut Conn, batch: &Batch) -> Result<()> {
     if given.as_str() == present { Ok(()) } else { Err(other_incarnation(OPERATION, given, &present)) }
 }
 
-/// What tells one record from another at the same place or with the same key.
-#[derive(PartialEq, Eq, Clone)]
-struct Identity {
-    seq: Seq,
-    key: SendKey,
-    hash: ContentHash,
-}
-
-impl Identity {
-    fn of(record: &Record) -> Self {
-        Self { seq: record.seq, key: record.key(), hash: record.hash }
-    }
-}
-
-/// The records that are not there yet; an error where a place or a key belongs to another record. A batch may repeat or
-/// contradict itself, too.
+/// The records that are not there yet; an error where a place or a key belongs to another record.
 async fn new_records(inner: &Inner, conn: &mut Conn, records: &[LogRecord]) -> Result<Vec<LogRecord>> {
-    let mut places = stored_places(inner, conn, records).await?;
-    let mut keys = stored_keys(inner, conn, records).await?;
-    let mut new = Vec::new();
-    for candidate in records {
-        let record = &candidate.record;
-        let identity = Identity::of(record);
-        let place = (record.conversation.clone(), record.seq);
-        match places.get(&place) {
-            Some(there) if *there == identity => continue,
-            Some(there) => return Err(diverged(record, there.seq)),
-            None => {}
-        }
-        if let Some(there) = keys.get(&identity.key) {
-            return Err(diverged(record, *there));
-        }
-        keys.insert(identity.key.clone(), record.seq);
-        places.insert(place, identity);
-        new.push(candidate.clone());
-    }
-    Ok(new)
-}
-
-fn diverged(record: &Record, there: Seq) -> Error {
-    let message =
-        format!("{:?} came for {}, but stands otherwise at {}", record.key(), record.seq.0, there.0);
-    Error::new(ErrorKind::Diverged, BACKEND, OPERATION, message)
+    let places = stored_places(inner, conn, records).await?;
+    let keys = stored_keys(inner, conn, records).await?;
+    arrivals::new_records(BACKEND, records, places, keys)
 }
 
 /// What stands at the places of these records.
@@ -125,7 +87,7 @@ async fn stored_places(
     inner: &Inner,
     conn: &mut Conn,
     records: &[LogRecord],
-) -> Result<HashMap<(ConversationId, Seq), Identity>> {
+) -> Result<HashMap<(ConversationId, Seq), (SendKey, ContentHash)>> {
     let sql = inner.sql(
         "SELECT m.* FROM unnest($1::smallint[], $2::text[], $3::bigint[]) AS k (part, conversation_id, sequence_id) \
          CROSS JOIN LATERAL (SELECT m.conversation_id, m.sequence_id, m.send_from, m.client_msg_id, m.content_hash \
@@ -149,7 +111,7 @@ async fn stored_places(
             client_msg_id: columns.parse(3, ClientMsgId::new)?,
         };
         let hash = ContentHash(columns.int(4)?.cast_unsigned());
-        Ok(((conversation, seq), Identity { seq, key, hash }))
+        Ok(((conversation, seq), (key, hash)))
     };
     rows.iter().map(|row| place(Columns::new(row, 0, OPERATION))).collect()
 }

@@ -17,7 +17,6 @@ use crate::{
     connect::{Inner, incarnation},
     conversations::{self, group},
     error::{failed, invalid, other_incarnation},
-    memberships::role_name,
     pool::Conn,
     rows::{Columns, number},
     versions,
@@ -277,7 +276,7 @@ pub(crate) async fn join(
         .bind(joining.iter().map(|one| one.user.as_str()).collect::<Vec<_>>())
         .bind(joining.iter().map(|one| number(one.joined.seq.0)).collect::<Vec<_>>())
         .bind(joining.iter().map(|one| number(one.joined.ordinal.0)).collect::<Vec<_>>())
-        .bind(joining.iter().map(|one| role_name(one.role)).collect::<Vec<_>>())
+        .bind(joining.iter().map(|one| one.role.as_str()).collect::<Vec<_>>())
         .bind(joining.iter().map(|one| one.created_at.0).collect::<Vec<_>>())
         .fetch_all(conn)
         .await
@@ -324,7 +323,7 @@ async fn set_roles(inner: &Inner, conn: &mut Conn, roles: &[(Pair, Role)]) -> Re
     let rows = sqlx::query(sql)
         .bind(roles.iter().map(|((id, _), _)| id.as_str()).collect::<Vec<_>>())
         .bind(roles.iter().map(|((_, user), _)| user.as_str()).collect::<Vec<_>>())
-        .bind(roles.iter().map(|(_, role)| role_name(*role)).collect::<Vec<_>>())
+        .bind(roles.iter().map(|(_, role)| role.as_str()).collect::<Vec<_>>())
         .fetch_all(conn)
         .await
         .map_err(failed(OPERATION))?;

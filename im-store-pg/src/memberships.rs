@@ -54,23 +54,9 @@ pub(crate) fn kind_name(kind: ConversationKind) -> &'static str {
     }
 }
 
-/// The name of a role in the database.
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Member => "member",
-        Role::Admin => "admin",
-        Role::Owner => "owner",
-    }
-}
-
 /// The role in a column.
 pub(crate) fn role(columns: Columns<'_>, column: usize) -> Result<Role> {
-    columns.parse(column, |name| match name {
-        "member" => Ok(Role::Member),
-        "admin" => Ok(Role::Admin),
-        "owner" => Ok(Role::Owner),
-        other => Err(format!("unknown role {other}")),
-    })
+    columns.parse(column, |name| Role::from_name(name).ok_or("no such role"))
 }
 
 /// A membership, one row for each interval, read by [`add`]. From `k`: part, conversation_id, main_user; `$1` is the device or ''.

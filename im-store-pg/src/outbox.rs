@@ -17,6 +17,9 @@ use crate::{
 /// The most messages of one page.
 const MOST_MESSAGES: usize = 10_000;
 
+/// How long a message that cannot be read waits for a node of a newer version, in milliseconds: an hour.
+const UNREADABLE: i64 = 3_600_000;
+
 /// No message of the outbox is, or will ever be, of a transaction below this one: in this incarnation, for after a failover
 /// transactions are counted on from an earlier number.
 #[derive(Debug, Clone, Default)]
@@ -39,12 +42,12 @@ pub struct RefusedSend {
     pub put_at: Timestamp,
     /// When it was refused.
     pub refused_at: Timestamp,
-    /// Why: the [code](Refusal::code) of a [`Refusal`].
+    /// Why: the [code](Refusal::code) of a [`Refusal`], or `unreadable`.
     pub code: String,
     /// The same for people.
     pub reason: String,
-    /// The message.
-    pub message: Outgoing,
+    /// The message; none where this version cannot read it.
+    pub message: Option<Outgoing>,
 }
 
 fn message(columns: Columns<'_>) -> Result<Outgoing> {
@@ -59,21 +62,48 @@ fn message(columns: Columns<'_>) -> Result<Outgoing> {
 }
 
 /// What one look finds.
+#[derive(Default)]
 struct Look {
     incarnation: String,
     /// The transactions below this one are over, whatever becomes visible later.
     over: i64,
+    /// The first of what is there, readable or not.
+    first: Option<Place>,
     waiting: Vec<Waiting>,
+    /// Where the next look begins; none where nothing is left.
+    rest: Option<Place>,
+    /// What no node was able to read in time, with the reason.
+    unreadable: Vec<(Place, String)>,
 }
 
 impl PgOutbox {
+    /// A page, however much before and in it cannot be read.
+    async fn page(&self, transaction: i64, after: i64, max: usize) -> Result<Look> {
+        let mut page = self.look(transaction, after, max).await?;
+        while let (Some(rest), true) = (page.rest, page.waiting.len() < max) {
+            let (transaction, after) = (number(rest.transaction), number(rest.number));
+            let next = self.look(transaction, after, max - page.waiting.len()).await?;
+            page.waiting.extend(next.waiting);
+            page.unreadable.extend(next.unreadable);
+            page.rest = next.rest;
+        }
+        if !page.unreadable.is_empty() {
+            tracing::warn!(first = ?page.unreadable.first(), "messages of the outbox that no node can read are refused");
+            self.put_aside(page.unreadable.iter().map(|(place, why)| (*place, "unreadable", why.clone())))
+                .await?;
+        }
+        Ok(page)
+    }
+
     async fn look(&self, transaction: i64, after: i64, max: usize) -> Result<Look> {
         let operation = "outbox.waiting";
         let sql = self.0.sql(concat!(
             "SELECT s.incarnation, s.over, o.* FROM (SELECT ",
             incarnation!(),
             " AS incarnation, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS over) s LEFT JOIN \
-             (SELECT transaction, number, conversation_id, send_from, client_msg_id, content_type, content FROM {im}.outbox \
+             (SELECT transaction, number, put_at < ",
+            now!(),
+            " - $4 AS is_old, conversation_id, send_from, client_msg_id, content_type, content FROM {im}.outbox \
              WHERE (transaction, number) > ($1, $2) ORDER BY transaction, number LIMIT $3) o ON true \
              ORDER BY o.transaction, o.number"
         ));
@@ -81,26 +111,61 @@ impl PgOutbox {
             .bind(transaction)
             .bind(after)
             .bind(limit(max))
+            .bind(UNREADABLE)
             .fetch_all(&self.0.pool)
             .await
             .map_err(failed(operation))?;
-        let mut look = Look { incarnation: String::new(), over: 0, waiting: Vec::with_capacity(rows.len()) };
+        let mut look = Look::default();
         for row in &rows {
             let columns = Columns::new(row, 0, operation);
-            if look.waiting.is_empty() {
-                look.incarnation = columns.text(0)?.to_owned();
-                look.over = columns.int(1)?;
-            }
+            look.incarnation = columns.text(0)?.to_owned();
+            look.over = columns.int(1)?;
             let Some(transaction) = columns.optional_int(2)? else { continue };
             let place =
                 Place { transaction: transaction.unsigned_abs(), number: columns.int(3)?.unsigned_abs() };
-            look.waiting.push(Waiting { place, message: message(columns.skip(4))? });
+            look.first.get_or_insert(place);
+            look.rest = Some(place).filter(|_| rows.len() >= max);
+            match message(columns.skip(5)) {
+                Ok(message) => look.waiting.push(Waiting { place, message }),
+                Err(why) if columns.get(4)? => look.unreadable.push((place, why.to_string())),
+                Err(_) => {}
+            }
         }
         Ok(look)
     }
 
-    /// The first `max` refused messages after a number; 0 for the first of all. They stay until they are
-    /// [forgotten](Self::forget_refused). Who sends one again, by whatever way, sends the same message.
+    /// Moves messages to the refused ones: each with its code and the reason.
+    async fn put_aside(&self, refused: impl Iterator<Item = (Place, &'static str, String)>) -> Result<()> {
+        let sql = self.0.sql(concat!(
+            "WITH gone AS (DELETE FROM {im}.outbox o USING \
+             unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) AS k (transaction, number, code, reason) \
+             WHERE o.transaction = k.transaction AND o.number = k.number RETURNING o.*, k.code, k.reason) \
+             INSERT INTO {im}.outbox_refused (number, put_at, refused_at, code, reason, conversation_id, send_from, \
+             client_msg_id, content_type, content) SELECT number, put_at, ",
+            now!(),
+            ", code, reason, conversation_id, send_from, client_msg_id, content_type, content FROM gone"
+        ));
+        let (mut transactions, mut numbers, mut codes, mut reasons) = (vec![], vec![], vec![], vec![]);
+        for (place, code, reason) in refused {
+            transactions.push(number(place.transaction));
+            numbers.push(number(place.number));
+            codes.push(code);
+            // A policy's reason may be any text.
+            reasons.push(reason.replace('\0', ""));
+        }
+        sqlx::query(sql)
+            .bind(transactions)
+            .bind(numbers)
+            .bind(codes)
+            .bind(reasons)
+            .execute(&self.0.pool)
+            .await
+            .map(drop)
+            .map_err(failed("outbox.refuse"))
+    }
+
+    /// The first `max` refused messages after a number; 0 for the first of all. They stay until the host
+    /// [forgets](Self::forget_refused) them, however many they become: [`PgReport`](crate::PgReport) counts them. Who sends one again, by whatever way, sends the same message.
     ///
     /// # Errors
     /// When the database fails.
@@ -123,7 +188,7 @@ impl PgOutbox {
                 refused_at: Timestamp(columns.int(2)?),
                 code: columns.text(3)?.to_owned(),
                 reason: columns.text(4)?.to_owned(),
-                message: message(columns.skip(5))?,
+                message: message(columns.skip(5)).ok(),
             })
         };
         rows.iter().map(|row| refused(Columns::new(row, 0, operation))).collect()
@@ -148,15 +213,15 @@ impl Outbox for PgOutbox {
     async fn waiting(&self, after: Option<Place>, max: usize) -> Result<Vec<Waiting>> {
         let max = max.clamp(1, MOST_MESSAGES);
         if let Some(after) = after {
-            return Ok(self.look(number(after.transaction), number(after.number), max).await?.waiting);
+            return Ok(self.page(number(after.transaction), number(after.number), max).await?.waiting);
         }
         let floor = || self.0.outbox_floor.lock().unwrap_or_else(PoisonError::into_inner);
         let known = floor().clone();
-        let mut look = self.look(known.transaction, 0, max).await?;
+        let mut look = self.page(known.transaction, 0, max).await?;
         if look.incarnation != known.incarnation {
-            look = self.look(0, 0, max).await?;
+            look = self.page(0, 0, max).await?;
         }
-        let first = look.waiting.first().map_or(i64::MAX, |first| number(first.place.transaction));
+        let first = look.first.map_or(i64::MAX, |first| number(first.transaction));
         *floor() = Floor { incarnation: look.incarnation, transaction: look.over.min(first) };
         Ok(look.waiting)
     }
@@ -176,25 +241,7 @@ impl Outbox for PgOutbox {
     }
 
     async fn refuse(&self, refused: &[(Place, Refusal)]) -> Result<()> {
-        let sql = self.0.sql(concat!(
-            "WITH gone AS (DELETE FROM {im}.outbox o USING \
-             unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) AS k (transaction, number, code, reason) \
-             WHERE o.transaction = k.transaction AND o.number = k.number RETURNING o.*, k.code, k.reason) \
-             INSERT INTO {im}.outbox_refused (number, put_at, refused_at, code, reason, conversation_id, send_from, \
-             client_msg_id, content_type, content) SELECT number, put_at, ",
-            now!(),
-            ", code, reason, conversation_id, send_from, client_msg_id, content_type, content FROM gone"
-        ));
-        // A policy's reason may be any text.
-        let reason = |refusal: &Refusal| refusal.to_string().replace('\0', "");
-        sqlx::query(sql)
-            .bind(refused.iter().map(|(place, _)| number(place.transaction)).collect::<Vec<_>>())
-            .bind(refused.iter().map(|(place, _)| number(place.number)).collect::<Vec<_>>())
-            .bind(refused.iter().map(|(_, refusal)| refusal.code()).collect::<Vec<_>>())
-            .bind(refused.iter().map(|(_, refusal)| reason(refusal)).collect::<Vec<_>>())
-            .execute(&self.0.pool)
+        self.put_aside(refused.iter().map(|(place, refusal)| (*place, refusal.code(), refusal.to_string())))
             .await
-            .map(drop)
-            .map_err(failed("outbox.refuse"))
     }
 }

@@ -61,6 +61,8 @@ pub struct PgReport {
     pub program_version: u32,
     /// How many partitions the log has; none where that cannot be read.
     pub partitions: Option<u16>,
+    /// How many refused sends [wait](crate::PgOutbox::refused) for the host; none where that cannot be read.
+    pub refused_sends: Option<u64>,
     /// What an ack survives on this server.
     pub durability: Durability,
     /// Why [`PgBuilder::open`](crate::PgBuilder::open) refuses the database, each with what to do. Empty where it does not.
@@ -91,6 +93,9 @@ impl fmt::Display for PgReport {
         writeln!(f, "; this program knows {}", self.program_version)?;
         if let Some(partitions) = self.partitions {
             writeln!(f, "partitions  {partitions}")?;
+        }
+        if let Some(refused) = self.refused_sends {
+            writeln!(f, "refused     {refused} sends of the host's")?;
         }
         writeln!(f, "acks        survive {}", self.durability)?;
         self.problems.iter().try_for_each(|problem| writeln!(f, "problem     {problem}"))
@@ -261,6 +266,7 @@ pub(crate) async fn of(conn: &mut PgConnection, name: &str, quoted: &str) -> Res
         schema_version: None,
         program_version: schema::known(),
         partitions: None,
+        refused_sends: None,
     };
     match Schema::ask(conn, name).await? {
         Some(schema) => look_into(conn, &schema, quoted, &mut report).await?,
@@ -307,10 +313,12 @@ async fn look_into(
     if version > report.program_version {
         report.problems.push(schema::newer(version));
     } else if version == report.program_version && report.problems.is_empty() {
-        let partitions = AssertSqlSafe(format!("SELECT partitions FROM {quoted}.meta"));
-        let partitions: i16 =
-            sqlx::query_scalar(partitions).fetch_one(conn).await.map_err(failed(OPERATION))?;
+        let sql =
+            format!("SELECT partitions, (SELECT count(*) FROM {quoted}.outbox_refused) FROM {quoted}.meta");
+        let (partitions, refused): (i16, i64) =
+            sqlx::query_as(AssertSqlSafe(sql)).fetch_one(conn).await.map_err(failed(OPERATION))?;
         report.partitions = Some(partitions.unsigned_abs());
+        report.refused_sends = Some(refused.unsigned_abs());
     }
     Ok(())
 }

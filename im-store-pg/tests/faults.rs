@@ -18,7 +18,7 @@ use std::{
 use bed::{Bed, PATIENCE, append};
 use im_core::{
     AppendOutcome, Delivery, Error, ErrorKind, LogRecord, MessageLog, Outcome, Partition, Position, Pull,
-    Recipient, SyncInbox, UserId,
+    Recipient, SyncInbox, Timestamp, UserId, UserState,
 };
 use im_store_pg::PgBackend;
 use proxy::{Lost, Proxy};
@@ -377,4 +377,22 @@ async fn a_deadlock_passes_and_nothing_was_done() {
     other.rollback().await.unwrap();
     assert!(matches!(bed.append_one("n").await.unwrap(), AppendOutcome::Appended(_)));
     assert_eq!(bed.names().await, ["m", "n"]);
+}
+
+/// The hundred devices before are forgotten, with their marks, whatever becomes of the rest.
+#[tokio::test]
+async fn devices_that_are_forgotten_in_part_are_not_said_to_be_kept() {
+    let bed = Bed::open(|builder| builder).await;
+    let sql = "INSERT INTO {im}.devices SELECT 'alice', n::text, 1 FROM generate_series(1, 150) n; CREATE SEQUENCE {im}.forgotten; \
+               CREATE FUNCTION {im}.stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               IF nextval('{im}.forgotten') > 100 THEN RAISE 'enough'; END IF; RETURN old; END $$; \
+               CREATE TRIGGER stop BEFORE DELETE ON {im}.devices FOR EACH ROW EXECUTE FUNCTION {im}.stop()";
+    sqlx::raw_sql(bed.sql(sql)).execute(&bed.beside).await.unwrap();
+    let error = bed.pg.store().forget_devices(Timestamp(2)).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    let left: i64 = sqlx::query_scalar(bed.sql("SELECT count(*) FROM {im}.devices"))
+        .fetch_one(&bed.beside)
+        .await
+        .unwrap();
+    assert_eq!(left, 50);
 }

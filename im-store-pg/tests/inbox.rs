@@ -436,17 +436,20 @@ async fn the_ends_are_updated_on_their_pages() {
     // A closed connection has told what it did.
     pg.close().await;
     let mut conn = sql(&schema).await;
-    let (all, on_page) = loop {
-        let (all, on_page): (i64, i64) = sqlx::query_as(
-            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = 'inbox_ends'::regclass",
-        )
-        .fetch_one(&mut conn)
-        .await
-        .unwrap();
-        if all == 300 {
-            break (all, on_page);
+    let told = async {
+        loop {
+            let (all, on_page): (i64, i64) = sqlx::query_as(
+                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relid = 'inbox_ends'::regclass",
+            )
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+            if all == 300 {
+                return (all, on_page);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     };
+    let (all, on_page) = tokio::time::timeout(Duration::from_secs(60), told).await.expect("it is told");
     assert!(on_page * 10 > all * 9, "{on_page} of {all} updates stayed on their page");
 }

@@ -70,6 +70,38 @@ async fn role() -> String {
     name
 }
 
+/// A role in a database of its own, and the schema that it is to run on.
+struct Newcomer {
+    database: Database,
+    role: String,
+    schema: Schema,
+}
+
+impl Newcomer {
+    async fn fresh() -> Self {
+        let database = Database::fresh("ENCODING 'UTF8'").await;
+        Self { database, role: role().await, schema: Schema::fresh() }
+    }
+
+    fn builder(&self) -> PgBuilder {
+        builder(&self.database.url(Some(&self.role)), &self.schema)
+    }
+
+    /// What an administrator does in the database.
+    async fn is_given(&self, sql: impl Into<String>) {
+        run(&self.database.url(None), &[sql.into()]).await;
+    }
+
+    /// A message goes all its way; then everything goes.
+    async fn runs(self) {
+        let pg = self.builder().open().await.unwrap();
+        works(&pg).await;
+        pg.close().await;
+        self.database.remove().await;
+        remove_role(&self.role, &server()).await;
+    }
+}
+
 async fn remove_role(name: &str, database: &str) {
     run(database, &[format!("DROP OWNED BY {name} CASCADE")]).await;
     run(&server(), &[format!("DROP ROLE {name}")]).await;
@@ -194,87 +226,61 @@ async fn a_database_of_another_encoding_is_refused() {
 
 #[tokio::test]
 async fn a_role_that_may_not_create_the_schema_is_told_what_to_grant() {
-    let database = Database::fresh("ENCODING 'UTF8'").await;
-    let (name, schema) = (role().await, Schema::fresh());
-    let error = refused(builder(&database.url(Some(&name)), &schema)).await;
+    let newcomer = Newcomer::fresh().await;
+    let error = refused(newcomer.builder()).await;
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.to_string().contains("let an operator migrate"), "{error}");
-    run(&database.url(None), &[advice(&error)]).await;
-    let pg = builder(&database.url(Some(&name)), &schema).open().await.unwrap();
-    works(&pg).await;
-    pg.close().await;
-    database.remove().await;
-    remove_role(&name, &server()).await;
+    newcomer.is_given(advice(&error)).await;
+    newcomer.runs().await;
 }
 
 #[tokio::test]
 async fn a_role_runs_on_a_schema_that_an_operator_made_for_it() {
-    let database = Database::fresh("ENCODING 'UTF8'").await;
-    let (name, schema) = (role().await, Schema::fresh());
-    run(&database.url(None), &[format!("CREATE SCHEMA {} AUTHORIZATION {name}", schema.quoted())]).await;
-    let pg = builder(&database.url(Some(&name)), &schema).open().await.unwrap();
-    works(&pg).await;
-    pg.close().await;
-    database.remove().await;
-    remove_role(&name, &server()).await;
+    let newcomer = Newcomer::fresh().await;
+    let Newcomer { schema, role, .. } = &newcomer;
+    newcomer.is_given(format!("CREATE SCHEMA {} AUTHORIZATION {role}", schema.quoted())).await;
+    newcomer.runs().await;
 }
 
 #[tokio::test]
 async fn a_role_runs_on_what_an_operator_migrated_once_it_has_the_rights_it_is_told_of() {
-    let database = Database::fresh("ENCODING 'UTF8'").await;
-    let (operator, name, schema) = (role().await, role().await, Schema::fresh());
-    run(&database.url(None), &[format!("GRANT CREATE ON DATABASE {} TO {operator}", database.0)]).await;
-    let made = builder(&database.url(Some(&operator)), &schema).migrate().await.unwrap();
+    let (newcomer, operator) = (Newcomer::fresh().await, role().await);
+    let Newcomer { database, schema, role } = &newcomer;
+    newcomer.is_given(format!("GRANT CREATE ON DATABASE {} TO {operator}", database.0)).await;
+    let made = builder(&database.url(Some(&operator)), schema).migrate().await.unwrap();
     assert!(made.is_migrated() && made.problems.is_empty(), "{made}");
 
-    let of_role = || builder(&database.url(Some(&name)), &schema);
-    let error = refused(of_role()).await;
+    let error = refused(newcomer.builder()).await;
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("no USAGE on the schema"), "{error}");
-    let report = of_role().check().await.unwrap();
+    let report = newcomer.builder().check().await.unwrap();
     assert!(report.problems.iter().all(|problem| problem.kind() == ErrorKind::Denied));
     let advice: Vec<_> = report.problems.iter().map(advice).collect();
-    let schema_name = schema.quoted();
+    let quoted = schema.quoted();
     let due = [
-        format!("GRANT USAGE ON SCHEMA {schema_name} TO {name}"),
-        format!("GRANT CREATE ON SCHEMA {schema_name} TO {name}"),
-        format!("GRANT {operator} TO {name}"),
+        format!("GRANT USAGE ON SCHEMA {quoted} TO {role}"),
+        format!("GRANT CREATE ON SCHEMA {quoted} TO {role}"),
+        format!("GRANT {operator} TO {role}"),
     ];
     assert_eq!(advice, due);
     for (done, grant) in advice.into_iter().enumerate() {
-        assert_eq!(refused(of_role()).await.kind(), ErrorKind::Denied, "after {done}");
-        run(&database.url(None), &[grant]).await;
+        assert_eq!(refused(newcomer.builder()).await.kind(), ErrorKind::Denied, "after {done}");
+        newcomer.is_given(grant).await;
     }
-    let pg = of_role().open().await.unwrap();
-    let may: bool = sqlx::query_scalar("SELECT pg_has_role($1, 'USAGE')")
-        .bind(&operator)
-        .fetch_one(&mut PgConnection::connect(&database.url(Some(&name))).await.unwrap())
-        .await
-        .unwrap();
-    assert!(may);
-    works(&pg).await;
-    pg.close().await;
-    database.remove().await;
-    run(&server(), &[format!("REVOKE {operator} FROM {name}")]).await;
-    remove_role(&name, &server()).await;
+    newcomer.runs().await;
     remove_role(&operator, &server()).await;
 }
 
 #[tokio::test]
 async fn a_role_that_may_not_read_the_identity_of_the_cluster_is_told_so() {
-    let database = Database::fresh("ENCODING 'UTF8'").await;
-    let (name, schema) = (role().await, Schema::fresh());
-    let schema_of = format!("CREATE SCHEMA {} AUTHORIZATION {name}", schema.quoted());
-    let revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC".to_owned();
-    run(&database.url(None), &[schema_of, revoke]).await;
-    let error = refused(builder(&database.url(Some(&name)), &schema)).await;
+    let newcomer = Newcomer::fresh().await;
+    let Newcomer { schema, role, .. } = &newcomer;
+    newcomer.is_given(format!("CREATE SCHEMA {} AUTHORIZATION {role}", schema.quoted())).await;
+    newcomer.is_given("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC").await;
+    let error = refused(newcomer.builder()).await;
     assert_eq!(error.kind(), ErrorKind::Denied);
-    run(&database.url(None), &[advice(&error)]).await;
-    let pg = builder(&database.url(Some(&name)), &schema).open().await.unwrap();
-    works(&pg).await;
-    pg.close().await;
-    database.remove().await;
-    remove_role(&name, &server()).await;
+    newcomer.is_given(advice(&error)).await;
+    newcomer.runs().await;
 }
 
 async fn pool_with(settings: &[(&str, &str)]) -> PgPool {

@@ -99,7 +99,10 @@ impl Bed {
 
     async fn refused(&self) -> Vec<(String, String)> {
         let refused = self.pg.outbox().refused(0, 100).await.unwrap();
-        refused.iter().map(|one| (one.message.client_msg_id.to_string(), one.code.clone())).collect()
+        refused
+            .iter()
+            .map(|one| (one.message.as_ref().unwrap().client_msg_id.to_string(), one.code.clone()))
+            .collect()
     }
 }
 
@@ -440,13 +443,53 @@ async fn what_is_refused_after_the_commit_is_kept_with_the_reason_and_stops_noth
     assert_eq!(bed.history(&chat).await, numbered(&["m1"]));
     let refused = bed.pg.outbox().refused(0, 10).await.unwrap();
     assert_eq!(refused.len(), 2);
-    assert_eq!((refused[0].code.as_str(), &refused[0].message), ("not_member", &left));
-    assert_eq!((refused[1].code.as_str(), &refused[1].message), ("denied", &picture));
+    assert_eq!((refused[0].code.as_str(), refused[0].message.as_ref()), ("not_member", Some(&left)));
+    assert_eq!((refused[1].code.as_str(), refused[1].message.as_ref()), ("denied", Some(&picture)));
     assert!(refused[1].reason.contains("no pictures"), "{:?}", refused[1].reason);
     assert!(refused[1].refused_at >= refused[1].put_at);
     bed.pg.outbox().forget_refused(&[refused[0].number]).await.unwrap();
     assert_eq!(bed.refused().await, [("picture".to_owned(), "denied".to_owned())]);
     chat.shutdown().await;
+}
+
+/// What a node of a newer version may have written is left to it for an hour; it stops nothing behind it.
+#[tokio::test]
+async fn what_cannot_be_read_stops_nothing_and_is_refused_after_an_hour() {
+    let bed = Bed::new().await;
+    let insert = |id: &str, put_at: &str| {
+        format!(
+            "INSERT INTO {}.outbox (put_at, conversation_id, send_from, client_msg_id, content_type, content, content_hash) \
+             VALUES ({put_at}, '{}', 'shop', '{id}', 'hologram', 'x', 1)",
+            bed.schema.quoted(),
+            bed.conversation
+        )
+    };
+    for n in 0..5 {
+        run(&mut host().await, insert(&format!("old {n}"), "1")).await;
+    }
+    let now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    run(&mut host().await, insert("new", now)).await;
+    bed.ordered("m1").await;
+    bed.ordered("m2").await;
+
+    let page = bed.pg.outbox().waiting(None, 1).await.unwrap();
+    assert_eq!(page.iter().map(|found| found.message.client_msg_id.as_str()).collect::<Vec<_>>(), ["m1"]);
+    let next = bed.pg.outbox().waiting(Some(page[0].place), 1).await.unwrap();
+    assert_eq!(next[0].message, bed.message("m2"));
+    let refused = bed.pg.outbox().refused(0, 10).await.unwrap();
+    let due = |refused: &im_store_pg::RefusedSend| {
+        refused.code == "unreadable" && refused.message.is_none() && refused.reason.contains("content type")
+    };
+    assert!(refused.len() == 5 && refused.iter().all(due), "{refused:?}");
+    assert_eq!(bed.schema.builder().check().await.unwrap().refused_sends, Some(5));
+
+    // A node that can read it finds it.
+    let update = format!(
+        "UPDATE {}.outbox SET content_type = 'text' WHERE client_msg_id = 'new'",
+        bed.schema.quoted()
+    );
+    run(&mut host().await, update).await;
+    assert_eq!(bed.waiting().await, ["new", "m1", "m2"]);
 }
 
 /// After a failover the server counts transactions on from where the standby stood, below what was seen before.

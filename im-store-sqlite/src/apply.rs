@@ -5,8 +5,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Batch, ClientMsgId, ContentHash, ConversationId, Error, ErrorKind, LogRecord, Record, Result, SendKey,
-    Seq, UserId,
+    Batch, ClientMsgId, ContentHash, ConversationId, LogRecord, Result, SendKey, Seq, UserId, arrivals,
 };
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
@@ -57,53 +56,15 @@ async fn write(writer: &mut Writer, rows: &[NewRow], batch: &Batch) -> sqlx::Res
     checkpoints::store(writer.conn(), Of::Store, batch.partition, &batch.checkpoint).await
 }
 
-/// What tells one record from another at the same place or with the same key.
-#[derive(PartialEq, Eq, Clone)]
-struct Identity {
-    seq: Seq,
-    key: SendKey,
-    hash: ContentHash,
-}
-
-impl Identity {
-    fn of(record: &Record) -> Self {
-        Self { seq: record.seq, key: record.key(), hash: record.hash }
-    }
-}
-
-/// The records that are not there yet; an error where a place or a key belongs to another record. A batch may repeat or
-/// contradict itself, too.
+/// The records that are not there yet; an error where a place or a key belongs to another record.
 async fn new_records(
     conn: &mut SqliteConnection,
     records: &[LogRecord],
     epochs: &Epochs,
 ) -> Result<Vec<LogRecord>> {
-    let mut places = stored_places(conn, records).await?;
-    let mut keys = stored_keys(conn, records, epochs).await?;
-    let mut new = Vec::new();
-    for candidate in records {
-        let record = &candidate.record;
-        let identity = Identity::of(record);
-        let place = (record.conversation.clone(), record.seq);
-        match places.get(&place) {
-            Some(there) if *there == identity => continue,
-            Some(there) => return Err(diverged(record, there.seq)),
-            None => {}
-        }
-        if let Some(there) = keys.get(&identity.key) {
-            return Err(diverged(record, *there));
-        }
-        keys.insert(identity.key.clone(), record.seq);
-        places.insert(place, identity);
-        new.push(candidate.clone());
-    }
-    Ok(new)
-}
-
-fn diverged(record: &Record, there: Seq) -> Error {
-    let message =
-        format!("{:?} came for {}, but stands otherwise at {}", record.key(), record.seq.0, there.0);
-    Error::new(ErrorKind::Diverged, BACKEND, OPERATION, message)
+    let places = stored_places(conn, records).await?;
+    let keys = stored_keys(conn, records, epochs).await?;
+    arrivals::new_records(BACKEND, records, places, keys)
 }
 
 static PLACES: Values = Values::new(
@@ -117,7 +78,7 @@ static PLACES: Values = Values::new(
 async fn stored_places(
     conn: &mut SqliteConnection,
     records: &[LogRecord],
-) -> Result<HashMap<(ConversationId, Seq), Identity>> {
+) -> Result<HashMap<(ConversationId, Seq), (SendKey, ContentHash)>> {
     let mut places = HashMap::new();
     for chunk in records.chunks(MOST_ROWS) {
         let mut query = sqlx::query(AssertSqlSafe(PLACES.sql(chunk.len())));
@@ -134,7 +95,7 @@ async fn stored_places(
                 client_msg_id: columns.parse(3, ClientMsgId::new)?,
             };
             let hash = ContentHash(columns.int(4)?.cast_unsigned());
-            places.insert((conversation, seq), Identity { seq, key, hash });
+            places.insert((conversation, seq), (key, hash));
         }
     }
     Ok(places)

@@ -15,7 +15,6 @@ use crate::{
     connect::Inner,
     conversations::{create_one, group},
     error::{failed, other_incarnation},
-    memberships::role_name,
     rows::{Columns, number},
     values::{MOST_ROWS, Values},
     versions,
@@ -166,7 +165,7 @@ async fn join(
                 .bind(Arc::<str>::from(user.clone()))
                 .bind(number(joined.seq.0))
                 .bind(number(joined.ordinal.0))
-                .bind(role_name(*role))
+                .bind(role.as_str())
                 .bind(created_at.0);
         }
         changed.extend(users(&query.fetch_all(&mut *conn).await.map_err(failed(OPERATION))?)?);
@@ -226,7 +225,7 @@ async fn set_roles(
             query = query
                 .bind(Arc::<str>::from(conversation.clone()))
                 .bind(Arc::<str>::from(user.clone()))
-                .bind(role_name(*role));
+                .bind(role.as_str());
         }
         changed.extend(users(&query.fetch_all(&mut *conn).await.map_err(failed(OPERATION))?)?);
     }

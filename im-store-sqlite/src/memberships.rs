@@ -67,23 +67,9 @@ pub(crate) async fn insert_conversation(
     .map(drop)
 }
 
-/// The name of a role in the file.
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Member => "member",
-        Role::Admin => "admin",
-        Role::Owner => "owner",
-    }
-}
-
 /// The role in a column.
 pub(crate) fn role(columns: Columns<'_>, column: usize) -> Result<Role> {
-    columns.parse(column, |name| match name {
-        "member" => Ok(Role::Member),
-        "admin" => Ok(Role::Admin),
-        "owner" => Ok(Role::Owner),
-        other => Err(format!("unknown role {other}")),
-    })
+    columns.parse(column, |name| Role::from_name(name).ok_or("no such role"))
 }
 
 /// The columns of a membership, read by [`add`]: one row for each interval, and that once more for each read mark where a

@@ -3,9 +3,9 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use im_core::Parts;
+use im_core::{Outgoing, Parts};
 
-use crate::Violation;
+use crate::{Verdict, Violation};
 
 /// Makes data for one clause after the other.
 ///
@@ -72,6 +72,44 @@ pub trait Data: fmt::Debug + Send + Sync {
     async fn lose_tail(&self, part: Part, n: usize) -> Result<(), Violation> {
         Err(Violation::new(format!("this fixture cannot lose {n} of {part:?}")))
     }
+
+    /// Need `outbox`: begins a transaction of a host's. It counts as begun with its first send.
+    ///
+    /// # Errors
+    /// When it cannot be begun; without an outbox that is declared as lacking.
+    async fn host(&self) -> Result<Box<dyn Host>, Violation> {
+        Err(Violation::new("this fixture has no transactions of a host's"))
+    }
+
+    /// Need `outbox`: the refused messages that are kept for the host, in any order, each with the code of its refusal.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    async fn refused_sends(&self) -> Result<Vec<(Outgoing, String)>, Violation> {
+        Err(Violation::new("this fixture has no transactions of a host's"))
+    }
+}
+
+/// A transaction of a host's on the data of a store.
+#[async_trait]
+pub trait Host: fmt::Debug + Send {
+    /// Sends a message inside it.
+    ///
+    /// # Errors
+    /// When it is not taken.
+    async fn send(&mut self, message: &Outgoing) -> Verdict;
+
+    /// Commits.
+    ///
+    /// # Errors
+    /// When it is not committed.
+    async fn commit(self: Box<Self>) -> Verdict;
+
+    /// Rolls back.
+    ///
+    /// # Errors
+    /// When it is not rolled back.
+    async fn roll_back(self: Box<Self>) -> Verdict;
 }
 
 /// The parts that can lose their tail.

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use im_core::{
     Append, AppendOutcome, Batch, Checkpoint, Conversation, ConversationChange, ConversationId,
     ConversationStore, DeviceId, Epoch, Found, History, HistoryQuery, Incarnation, Lineage, LogInfo, LogPart,
-    LogRead, LogRecord, Mark, Member, Membership, MessageLog, MessageStore, NewConversation, Partition,
-    Parts, Position, Record, Result, SendKey, Seq, StoreInfo, StorePart, UserId,
+    LogRead, LogRecord, Mark, Member, Membership, MessageLog, MessageStore, NewConversation, Outgoing,
+    Partition, Parts, Position, Record, Result, SendKey, Seq, StoreInfo, StorePart, UserId,
 };
 use tokio::sync::Mutex;
 
-use crate::{Data, Fixture, MemoryFixture, Part, Violation};
+use crate::{Data, Fixture, Host, MemoryFixture, Part, Violation};
 
 /// [`MemoryFixture`] with a log that writes into the store what it appends, in one step as far as anybody can see.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,6 +65,14 @@ impl Data for JoinedData {
 
     async fn lose_tail(&self, part: Part, n: usize) -> Result<(), Violation> {
         self.right.lose_tail(part, n).await
+    }
+
+    async fn host(&self) -> Result<Box<dyn Host>, Violation> {
+        self.right.host().await
+    }
+
+    async fn refused_sends(&self) -> Result<Vec<(Outgoing, String)>, Violation> {
+        self.right.refused_sends().await
     }
 }
 

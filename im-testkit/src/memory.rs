@@ -1,11 +1,11 @@
 //! The fixture of the memory backends: the example for others, and what the clauses themselves are tested with.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use im_core::{Parts, Timestamp, memory::Memory};
+use im_core::{Outgoing, Parts, StorePart, Timestamp, memory::Memory};
 
-use crate::{Data, Fixture, ManualClock, Part, Violation};
+use crate::{Data, Fixture, Host, ManualClock, Part, Violation, desk::Desk};
 
 /// Fresh memory backends: 4 partitions, a dedupe window of 120 s, an expiry of an hour, a presence TTL of 30 s.
 #[derive(Debug, Clone, Copy, Default)]
@@ -15,6 +15,7 @@ pub struct MemoryFixture;
 struct MemoryData {
     memory: Memory,
     clock: ManualClock,
+    desk: Desk,
 }
 
 #[async_trait]
@@ -26,20 +27,30 @@ impl Fixture for MemoryFixture {
             .dedupe_window(Some(Duration::from_secs(120)))
             .expiry(Duration::from_secs(3600))
             .presence_ttl(Duration::from_secs(30))
-            .clock(std::sync::Arc::new(clock.clone()))
+            .clock(Arc::new(clock.clone()))
             .build();
-        Ok(Box::new(MemoryData { memory, clock }))
+        Ok(Box::new(MemoryData { memory, clock, desk: Desk::default() }))
     }
 }
 
 #[async_trait]
 impl Data for MemoryData {
     async fn node(&self) -> Result<Parts, Violation> {
-        Ok(Parts::from(&self.memory))
+        let parts = Parts::from(&self.memory);
+        let with_outbox = |store| StorePart { outbox: Some(Arc::new(self.desk.clone())), ..store };
+        Ok(Parts { store: parts.store.map(with_outbox), ..parts })
     }
 
     async fn reopen(&self) -> Result<Parts, Violation> {
-        Ok(Parts::from(&self.memory))
+        self.node().await
+    }
+
+    async fn host(&self) -> Result<Box<dyn Host>, Violation> {
+        Ok(self.desk.host())
+    }
+
+    async fn refused_sends(&self) -> Result<Vec<(Outgoing, String)>, Violation> {
+        Ok(self.desk.refused())
     }
 
     async fn pass(&self, time: Duration) {

@@ -16,6 +16,7 @@ pub const NEEDS: &[(&str, &str)] = &[
     ("inbox", "the inbox part"),
     ("presence", "the presence part"),
     ("notifier", "the notifier part"),
+    ("outbox", "messages that a host sends inside its own transaction"),
     ("trim", "a log that gives back space; it must have a dedupe window"),
     ("dedupe_window", "a log that forgets send keys"),
     ("lose_tail", "a way to lose the newest acked data"),
@@ -144,6 +145,12 @@ macro_rules! __clauses {
                 lagged_not_silent [notifier]
                 nobody_there [notifier]
             }
+            outbox {
+                committed [store outbox]
+                never_passed [store outbox]
+                in_order [store outbox]
+                kept [store outbox]
+            }
         }
     };
 }
@@ -228,6 +235,7 @@ macro_rules! __unless {
     (inbox [inbox $($rest:ident)*] $then:tt) => {};
     (presence [presence $($rest:ident)*] $then:tt) => {};
     (notifier [notifier $($rest:ident)*] $then:tt) => {};
+    (outbox [outbox $($rest:ident)*] $then:tt) => {};
     (trim [trim $($rest:ident)*] $then:tt) => {};
     (dedupe_window [dedupe_window $($rest:ident)*] $then:tt) => {};
     (lose_tail [lose_tail $($rest:ident)*] $then:tt) => {};
@@ -270,6 +278,7 @@ pub fn declared(fixture: &dyn Fixture, lacks: &[(&str, &str)]) -> Verdict {
         ("inbox", parts.inbox.is_some()),
         ("presence", parts.presence.is_some()),
         ("notifier", parts.notifier.is_some()),
+        ("outbox", parts.store.as_ref().is_some_and(|store| store.outbox.is_some())),
     ];
     for (part, there) in there {
         let lacking = lacks.iter().any(|(need, _)| *need == part);

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use im_core::Parts;
+use im_core::{Outgoing, Parts};
 use im_store_pg::{PgBackend, PgBuilder};
-use im_testkit::{Data, Fixture, Violation};
+use im_testkit::{Data, Fixture, Host, Verdict, Violation};
+use sqlx::{Connection, PgConnection};
 
 /// Names the server: `cargo xtask test` starts one; `cargo xtask services up` says what to set.
 pub(crate) const SERVER: &str = "IM_TEST_POSTGRES";
@@ -96,5 +97,45 @@ impl Data for Schema {
     async fn pass(&self, time: Duration) {
         // The server has its own time.
         tokio::time::sleep(time).await;
+    }
+
+    async fn host(&self) -> Result<Box<dyn Host>, Violation> {
+        let mut conn = PgConnection::connect(&server()).await.map_err(wrong)?;
+        sqlx::raw_sql("BEGIN").execute(&mut conn).await.map_err(wrong)?;
+        Ok(Box::new(Transaction { pg: self.builder().open().await.map_err(wrong)?, conn }))
+    }
+
+    async fn refused_sends(&self) -> Result<Vec<(Outgoing, String)>, Violation> {
+        let pg = self.builder().open().await.map_err(wrong)?;
+        let refused = pg.outbox().refused(0, 100).await?;
+        Ok(refused.into_iter().filter_map(|refused| Some((refused.message?, refused.code))).collect())
+    }
+}
+
+/// A host's transaction, on a connection of its own.
+#[derive(Debug)]
+struct Transaction {
+    pg: PgBackend,
+    conn: PgConnection,
+}
+
+impl Transaction {
+    async fn end(mut self: Box<Self>, how: &'static str) -> Verdict {
+        sqlx::raw_sql(how).execute(&mut self.conn).await.map(drop).map_err(wrong)
+    }
+}
+
+#[async_trait]
+impl Host for Transaction {
+    async fn send(&mut self, message: &Outgoing) -> Verdict {
+        self.pg.send_in(&mut self.conn, message).await.map(drop).map_err(wrong)
+    }
+
+    async fn commit(self: Box<Self>) -> Verdict {
+        self.end("COMMIT").await
+    }
+
+    async fn roll_back(self: Box<Self>) -> Verdict {
+        self.end("ROLLBACK").await
     }
 }

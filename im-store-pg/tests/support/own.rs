@@ -51,6 +51,23 @@ impl Own {
         run(self.control().args(["-m", mode, "-w", "stop"]));
     }
 
+    /// A copy of the server as it is now, for when this one is down: at its port, as a standby that is promoted when it comes up.
+    pub(crate) fn copy(&self) -> Self {
+        let folder = std::env::temp_dir().join(format!("im-own-{}", uuid::Uuid::new_v4().simple()));
+        fs::create_dir(&folder).unwrap();
+        give_away(&folder);
+        let copy = Self { folder, port: self.port, mounted: Vec::new() };
+        let how = ["-h", "127.0.0.1", "-U", "im", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"];
+        let port = self.port.to_string();
+        run(postgres("pg_basebackup").arg("-D").arg(copy.data()).args(how).args(["-p", &port]));
+        copy
+    }
+
+    /// Makes a standby the primary, of a timeline of its own.
+    pub(crate) fn promote(&self) {
+        run(self.control().args(["-w", "promote"]));
+    }
+
     /// A folder of the server's with so little room, which goes with it.
     pub(crate) fn small_disk(&mut self, size: &str) -> PathBuf {
         let disk = self.folder.join("disk");

@@ -7,6 +7,7 @@ mod inbox;
 mod leases;
 mod log;
 mod notifier;
+mod outbox;
 mod presence;
 mod store;
 mod user_state;
@@ -22,9 +23,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use im_core::{Incarnation, LogPart, Parts, StorePart};
+use im_core::{Incarnation, LogPart, Outgoing, Parts, StorePart};
 
-use crate::{Data, Fixture, Part, Violation};
+use crate::{Data, Fixture, Host, Part, Violation};
 
 /// A defect, and the clause that must catch it.
 #[derive(Clone, Copy)]
@@ -53,6 +54,7 @@ pub fn all() -> impl Iterator<Item = &'static Broken> {
         inbox::BROKEN,
         presence::BROKEN,
         notifier::BROKEN,
+        outbox::BROKEN,
     ];
     tables.into_iter().flatten()
 }
@@ -118,6 +120,14 @@ impl Data for BrokenData {
     async fn lose_tail(&self, part: Part, n: usize) -> Result<(), Violation> {
         self.right.lose_tail(part, n).await
     }
+
+    async fn host(&self) -> Result<Box<dyn Host>, Violation> {
+        self.right.host().await
+    }
+
+    async fn refused_sends(&self) -> Result<Vec<(Outgoing, String)>, Violation> {
+        self.right.refused_sends().await
+    }
 }
 
 /// What all wrappers of one data share, as wrong backends share a wrong table.
@@ -139,6 +149,8 @@ struct Notes {
     receipts: BTreeMap<im_core::SendKey, (im_core::Receipt, im_core::ContentHash)>,
     checkpoints: BTreeMap<im_core::Partition, im_core::Checkpoint>,
     log: Option<Incarnation>,
+    /// The last one seen.
+    place: Option<im_core::Place>,
     slots: BTreeMap<(im_core::UserId, String), Vec<im_core::SessionRef>>,
     sessions: BTreeMap<im_core::UserId, Vec<im_core::SessionRef>>,
     nodes: std::collections::BTreeSet<im_core::NodeId>,
