@@ -4,6 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::{Outcome, backend::Place};
+
 /// Measures the chat engine beside the raw limit of what it runs on.
 #[derive(Debug, Parser)]
 #[command(name = "im-bench", version)]
@@ -39,6 +41,15 @@ pub(crate) struct Plan {
     /// What the engine runs on. Where the backend is memory, storage has no raw limit.
     #[arg(long, value_enum, default_value_t = Backend::Sqlite)]
     pub(crate) backend: Backend,
+    /// The server of the backend `pg`: postgres://user:password@host/database. Each run has a schema of its own there, which goes with it.
+    #[arg(
+        long,
+        env = "IM_TEST_POSTGRES",
+        hide_env_values = true,
+        required_if_eq("backend", "pg"),
+        value_name = "URL"
+    )]
+    pub(crate) postgres: Option<String>,
     /// How long the engine is measured in each case, in seconds; the raw limit takes about as long again.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     pub(crate) seconds: f64,
@@ -57,6 +68,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// A new place for the data of a case.
+    pub(crate) fn place(&self) -> Outcome<Place> {
+        Place::new(self.backend, self.postgres.as_deref())
+    }
+
+    /// Storage has a raw limit.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.backend != Backend::Memory
+    }
+
     /// The time of one of `parts` parts of the measurement.
     pub(crate) fn part(&self, parts: u32) -> Duration {
         Duration::from_secs_f64(self.seconds) / parts
@@ -67,6 +88,7 @@ impl Plan {
 pub(crate) enum Backend {
     Memory,
     Sqlite,
+    Pg,
 }
 
 impl Backend {
@@ -74,6 +96,7 @@ impl Backend {
         match self {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
+            Self::Pg => "pg",
         }
     }
 }

@@ -1,47 +1,96 @@
 //! The engine under measurement.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use im_engine::{
     ConversationId, Engine, NewConversation, Parts, StorePart, SyncInbox, UserId, memory::Memory,
 };
+use im_store_pg::PgBackend;
 use im_store_sqlite::Sqlite;
 use tempfile::TempDir;
 
 use crate::{
     Outcome,
     args::Backend,
+    schema::Schema,
     watch::{Watch, WatchedInbox, WatchedLog},
 };
 
 /// The length of every content, in bytes.
 pub(crate) const CONTENT_BYTES: usize = 200;
 
-/// An engine with everything in defaults, and the folder that it works in.
+/// Where the data lie. They go with it.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Memory,
+    /// A folder of its own, where temporary files lie (`TMPDIR`).
+    Folder(TempDir),
+    /// A schema of its own on a Postgres server.
+    Schema(Schema),
+}
+
+impl Place {
+    pub(crate) fn new(backend: Backend, server: Option<&str>) -> Outcome<Self> {
+        Ok(match backend {
+            Backend::Memory => Self::Memory,
+            Backend::Sqlite => Self::Folder(tempfile::tempdir()?),
+            Backend::Pg => Self::Schema(Schema::new(server.ok_or("which server? --postgres URL")?)),
+        })
+    }
+}
+
+/// What is open there.
+#[derive(Debug)]
+enum Data {
+    Memory(Memory),
+    Sqlite(Sqlite),
+    Pg(PgBackend),
+}
+
+impl Data {
+    async fn open(place: &Place) -> Outcome<Self> {
+        Ok(match place {
+            Place::Memory => Self::Memory(Memory::new()),
+            Place::Folder(folder) => Self::Sqlite(Sqlite::open(folder.path().join("chat.db")).await?),
+            Place::Schema(schema) => Self::Pg(schema.open().await?),
+        })
+    }
+
+    fn parts(&self) -> Parts {
+        match self {
+            Self::Memory(memory) => memory.into(),
+            Self::Sqlite(sqlite) => sqlite.into(),
+            Self::Pg(pg) => pg.into(),
+        }
+    }
+
+    async fn close(self) -> Outcome {
+        match self {
+            Self::Memory(_) => {}
+            Self::Sqlite(sqlite) => sqlite.close().await?,
+            Self::Pg(pg) => pg.close().await,
+        }
+        Ok(())
+    }
+}
+
+/// An engine with everything in defaults, and the place that it works in.
 #[derive(Debug)]
 pub(crate) struct Bed {
     pub(crate) engine: Engine,
     pub(crate) watch: Arc<Watch>,
     /// The parts as they are, unwatched.
     pub(crate) parts: Parts,
+    pub(crate) place: Place,
     store: StorePart,
-    sqlite: Option<Sqlite>,
-    folder: TempDir,
+    data: Data,
 }
 
 impl Bed {
-    /// A new engine on a new folder, which lies where temporary files do (`TMPDIR`).
-    pub(crate) async fn open(backend: Backend) -> Outcome<Self> {
-        Self::open_in(backend, tempfile::tempdir()?).await
-    }
-
-    /// An engine on a folder that may have been used before.
-    pub(crate) async fn open_in(backend: Backend, folder: TempDir) -> Outcome<Self> {
-        let sqlite = match backend {
-            Backend::Memory => None,
-            Backend::Sqlite => Some(Sqlite::open(folder.path().join("chat.db")).await?),
-        };
-        let parts = sqlite.as_ref().map_or_else(|| Parts::from(Memory::new()), Parts::from);
+    /// An engine on a place that may have been used before.
+    pub(crate) async fn open(place: Place) -> Outcome<Self> {
+        let data = Data::open(&place).await?;
+        let parts = data.parts();
         let mut log = parts.log.clone().ok_or("no log")?;
         let store = parts.store.clone().ok_or("no store")?;
         let inbox: Arc<dyn SyncInbox> = parts.inbox.clone().ok_or("no inbox")?;
@@ -49,12 +98,7 @@ impl Bed {
         log.log = Arc::new(WatchedLog { log: log.log, watch: watch.clone() });
         let inbox = Arc::new(WatchedInbox { inbox, watch: watch.clone() });
         let engine = Engine::builder(parts.clone()).log(log).inbox(inbox).start().await?;
-        Ok(Self { engine, watch, parts, store, sqlite, folder })
-    }
-
-    /// A file in the folder.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        Ok(Self { engine, watch, parts, place, store, data })
     }
 
     /// SINGLE conversations of two users each.
@@ -72,13 +116,11 @@ impl Bed {
         Ok(singles)
     }
 
-    /// Ends the engine and closes the file; the folder stays for who takes it.
-    pub(crate) async fn close(self) -> Outcome<TempDir> {
+    /// Ends the engine and closes the data; the place stays for who takes it.
+    pub(crate) async fn close(self) -> Outcome<Place> {
         self.engine.shutdown().await;
-        if let Some(sqlite) = self.sqlite {
-            sqlite.close().await?;
-        }
-        Ok(self.folder)
+        self.data.close().await?;
+        Ok(self.place)
     }
 }
 

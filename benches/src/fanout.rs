@@ -6,16 +6,16 @@
 use std::time::{Duration, Instant};
 
 use im_engine::{ClientMsgId, ConversationId, NewGroup, NewMessage, UserId};
-use sqlx::sqlite::SqliteSynchronous;
 
 use crate::{
     Outcome,
-    args::{Backend, Plan},
-    backend::{Bed, content, user},
+    args::Plan,
+    backend::{Bed, Place, content, user},
     pace::{Round, closed_loop, open_loop},
     process::rss_kb,
-    raw::Raw,
+    raw::{self, Rows},
     report::{self, Line},
+    space,
     stats::{Latencies, median},
 };
 
@@ -30,14 +30,16 @@ type Groups = [(ConversationId, UserId)];
 pub(crate) async fn run(plan: &Plan) -> Outcome {
     report::head(plan);
     for members in [100, 200] {
-        let bed = Bed::open(plan.backend).await?;
+        let bed = Bed::open(plan.place()?).await?;
         let groups = groups(&bed, members).await?;
         let case = format!("groups-of-{members}");
         let (rate, limit) = maximum(plan, &bed, &groups, members, &case).await?;
         if let Some(load) = plan.rate {
             half(plan, &bed, &groups, members, &case, load, (rate * load, limit)).await?;
         }
-        bed.close().await?;
+        if let Place::Schema(schema) = bed.close().await? {
+            space::print(plan, &schema, &case).await?;
+        }
     }
     Ok(())
 }
@@ -71,20 +73,16 @@ async fn maximum(
     let (mut raw, mut rss, mut batches) = (None, 0, vec![]);
     for _ in 0..ROUNDS {
         bed.watch.settled().await;
-        bed.watch.record(plan.backend == Backend::Sqlite);
+        bed.watch.record(plan.is_limited());
         let (before, begun) = (bed.watch.entries(), Instant::now());
         let round = closed(bed, groups, members, plan.part(ROUNDS)).await?;
         rates.push((bed.watch.entries() - before) as f64 / begun.elapsed().as_secs_f64());
         bed.watch.record(false);
         latencies.add(&round.latencies)?;
         let (writes, _) = (bed.watch.take_writes(), bed.watch.take_appends());
-        if plan.backend == Backend::Memory {
-            rss = rss_kb()?;
-            continue;
-        }
         if raw.is_none() {
             rss = rss_kb()?;
-            raw = Some(Raw::open(&bed.path("raw.db"), SqliteSynchronous::Normal).await?);
+            raw = raw::open(&bed.place, Rows::Inbox).await?;
         }
         if let Some(raw) = &mut raw {
             let (rows, took) = raw.inbox(&writes).await?;

@@ -1,28 +1,27 @@
 //! A page of 50 out of a long history; and what that history costs otherwise: the start of an engine on it (`start`, beside a bare
 //! connection that reads one page), and sends onto it (`flat`, beside the same onto a hundredth of it).
 //!
+//! On Postgres also what it takes on the disk (`space`).
+//!
 //! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod pg;
+mod sqlite;
 
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
 use im_engine::{ConversationId, Direction, Engine, HistoryRange, NewMessage, Seq, UserId};
-use sqlx::{
-    ConnectOptions, Row, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
-};
 
 use crate::{
     Outcome,
-    args::{Backend, Plan},
-    backend::{Bed, content},
+    args::Plan,
+    backend::{Bed, Place, content},
     pace::{Round, open_loop},
     process::rss_kb,
+    raw::Singles,
     report::{self, Line},
-    send,
+    send, space,
     stats::{Latencies, median},
 };
 
@@ -33,13 +32,11 @@ const LENGTH: u64 = 1000;
 /// How much longer the long history is than the short one.
 const TIMES: u64 = 100;
 
-type Singles = [(ConversationId, [UserId; 2])];
-
 pub(crate) async fn run(plan: &Plan) -> Outcome {
     report::head(plan);
     let (_, length) = shape(plan.rows);
     let (mut bed, singles) = fill(plan, plan.rows).await?;
-    if plan.backend == Backend::Sqlite {
+    if plan.is_limited() {
         bed = started(plan, bed, &singles).await?;
         flat(plan, &bed, &singles).await?;
     }
@@ -47,7 +44,9 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
     if let Some(load) = plan.rate {
         half(plan, &bed, &singles, length, load, (rate * load, limit)).await?;
     }
-    bed.close().await?;
+    if let Place::Schema(schema) = bed.close().await? {
+        space::print(plan, &schema, &format!("{}-rows", plan.rows)).await?;
+    }
     Ok(())
 }
 
@@ -57,16 +56,18 @@ fn shape(rows: u64) -> (u64, u64) {
     (conversations, rows / conversations)
 }
 
-/// The start of an engine on what is there, until it takes sends; the file may be in the system's cache.
+/// The start of an engine on what is there, until it takes sends; the data may be in the system's cache.
 async fn started(plan: &Plan, bed: Bed, singles: &Singles) -> Outcome<Bed> {
-    let folder = bed.close().await?;
+    let place = bed.close().await?;
     let mut latencies = Latencies::new()?;
     let begun = Instant::now();
-    let bed = Bed::open_in(plan.backend, folder).await?;
+    let bed = Bed::open(place).await?;
     let took = begun.elapsed();
     latencies.record(took);
     let (begun, (_, length)) = (Instant::now(), shape(plan.rows));
-    RawPages::open(&bed.path("chat.db")).await?.round(Duration::from_nanos(1), singles, length, 0).await?;
+    if let Some(mut raw) = pages(&bed.place).await? {
+        bare(&mut *raw, Duration::from_nanos(1), singles, length, 0).await?;
+    }
     let per_second = |took: Duration| Some(1.0 / took.as_secs_f64());
     Line::new(plan, "history", format!("{}-rows/start", plan.rows), "starts/s")
         .rate(per_second(took), per_second(begun.elapsed()))
@@ -104,22 +105,21 @@ async fn flat(plan: &Plan, long: &Bed, singles: &Singles) -> Outcome {
 
 async fn fill(plan: &Plan, rows: u64) -> Outcome<(Bed, Vec<(ConversationId, [UserId; 2])>)> {
     let (conversations, length) = shape(rows);
-    let bed = Bed::open(plan.backend).await?;
+    let bed = Bed::open(plan.place()?).await?;
     let singles = bed.singles(conversations as usize).await?;
-    match plan.backend {
-        Backend::Memory => {
-            fill_by_sending(&bed, &singles, length).await?;
-            Ok((bed, singles))
-        }
-        Backend::Sqlite => {
-            // The first message of each: a checkpoint is there afterwards, to be moved behind what is filled in.
-            fill_by_sending(&bed, &singles, 1).await?;
-            let path = bed.path("chat.db");
-            let folder = bed.close().await?;
-            fill_file(&path, length).await?;
-            Ok((Bed::open_in(plan.backend, folder).await?, singles))
-        }
+    if !plan.is_limited() {
+        fill_by_sending(&bed, &singles, length).await?;
+        return Ok((bed, singles));
     }
+    // The first message of each: a checkpoint is there afterwards, to be moved behind what is filled in.
+    fill_by_sending(&bed, &singles, 1).await?;
+    let place = bed.close().await?;
+    match &place {
+        Place::Memory => {}
+        Place::Folder(folder) => sqlite::fill(&folder.path().join("chat.db"), length).await?,
+        Place::Schema(schema) => pg::fill(schema, length).await?,
+    }
+    Ok((Bed::open(place).await?, singles))
 }
 
 async fn fill_by_sending(bed: &Bed, singles: &Singles, length: u64) -> Outcome {
@@ -133,49 +133,6 @@ async fn fill_by_sending(bed: &Bed, singles: &Singles, length: u64) -> Outcome {
         }
     }
     bed.watch.settled().await;
-    Ok(())
-}
-
-/// Fills the engine's own tables: message after message over all conversations in turn, as a busy server gets them, so that
-/// neighbours in a conversation lie far apart in the file. The inbox's checkpoint goes behind them: nobody is to be told.
-async fn fill_file(path: &Path, length: u64) -> Outcome {
-    let mut conn = SqliteConnectOptions::new()
-        .filename(path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Off)
-        .pragma("cache_size", "-524288")
-        .connect()
-        .await?;
-    for seq in 2..=length {
-        sqlx::query("BEGIN").execute(&mut conn).await?;
-        sqlx::query(
-            "INSERT INTO messages (conversation_id, sequence_id, ordinal, created_at, send_from, send_to, client_msg_id, kind, \
-             content_type, content, content_hash) \
-             SELECT conversation_id, ?1, ?1, created_at + ?1, send_from, send_to, \
-             printf('%012x-7%03x-%s', created_at + ?1, ?1 % 4096, lower(hex(randomblob(9)))), kind, content_type, content, \
-             content_hash FROM messages WHERE sequence_id = 1 AND id <= (SELECT count(*) FROM conversation_facts) ORDER BY id",
-        )
-        .bind(seq.cast_signed())
-        .execute(&mut conn)
-        .await?;
-        sqlx::query(
-            "INSERT INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, message) \
-             SELECT conversation_id, sequence_id, '', '', ordinal, id FROM messages \
-             WHERE id > (SELECT max(id) FROM messages) - (SELECT count(*) FROM conversation_facts)",
-        )
-        .execute(&mut conn)
-        .await?;
-        sqlx::query("COMMIT").execute(&mut conn).await?;
-    }
-    let moved = sqlx::query(
-        "UPDATE checkpoints SET offset = (SELECT max(id) FROM messages), rewind_offset = (SELECT max(id) FROM messages)",
-    )
-    .execute(&mut conn)
-    .await?;
-    if moved.rows_affected() == 0 {
-        return Err("the file has no checkpoint to move".into());
-    }
-    sqlx::Connection::close(conn).await?;
     Ok(())
 }
 
@@ -231,18 +188,15 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, length: u64) -> Outc
         let own = own.await?;
         rates.push(own.rate());
         latencies.add(&own.latencies)?;
-        if plan.backend == Backend::Memory {
-            rss = rss_kb()?;
-            continue;
-        }
         if raw.is_none() {
             rss = rss_kb()?;
-            let mut opened = RawPages::open(&bed.path("chat.db")).await?;
-            opened.round(warm_up, singles, length, 0).await?;
-            raw = Some(opened);
+            raw = pages(&bed.place).await?;
+            if let Some(raw) = &mut raw {
+                bare(&mut **raw, warm_up, singles, length, 0).await?;
+            }
         }
         if let Some(raw) = &mut raw {
-            let round = raw.round(plan.part(ROUNDS), singles, length, begin).await?;
+            let round = bare(&mut **raw, plan.part(ROUNDS), singles, length, begin).await?;
             limits.push(round.rate());
             raw_latencies.add(&round.latencies)?;
         }
@@ -280,65 +234,38 @@ async fn half(
     Ok(())
 }
 
-/// The bare query on the same file, on a connection like those that the engine reads with.
-struct RawPages {
-    conn: SqliteConnection,
+/// The bare query for a page, on a connection like those that the engine reads with.
+#[async_trait]
+trait Pages: Send {
+    /// Reads what a reader needs of each message; how many there were.
+    async fn page(&mut self, id: &ConversationId, to: u64) -> Outcome<usize>;
 }
 
-impl RawPages {
-    async fn open(path: &Path) -> Outcome<Self> {
-        let conn = SqliteConnectOptions::new()
-            .filename(path)
-            .row_buffer_size(1024)
-            .pragma("query_only", "ON")
-            .pragma("cache_size", "-4096")
-            .connect()
-            .await?;
-        Ok(Self { conn })
-    }
-
-    async fn round(&mut self, length: Duration, singles: &Singles, rows: u64, begin: u64) -> Outcome<Round> {
-        let mut latencies = Latencies::new()?;
-        let (start, mut done) = (Instant::now(), 0);
-        while start.elapsed() < length {
-            let (id, _, to) = place(singles, rows, begin + done);
-            let asked = Instant::now();
-            complete(self.page(id, to).await?.len(), to)?;
-            latencies.record(asked.elapsed());
-            done += 1;
+async fn pages(place: &Place) -> Outcome<Option<Box<dyn Pages>>> {
+    Ok(match place {
+        Place::Memory => None,
+        Place::Folder(folder) => {
+            Some(Box::new(sqlite::RawPages::open(&folder.path().join("chat.db")).await?))
         }
-        Ok(Round { done, elapsed: start.elapsed(), latencies })
-    }
+        Place::Schema(schema) => Some(Box::new(pg::RawPages::open(schema).await?)),
+    })
+}
 
-    /// What a reader needs of each message.
-    async fn page(
-        &mut self,
-        id: &ConversationId,
-        to: u64,
-    ) -> Outcome<Vec<(i64, i64, i64, Arc<str>, Arc<str>, Arc<str>)>> {
-        let rows = sqlx::query(
-            "SELECT m.sequence_id, m.ordinal, m.created_at, m.send_from, m.client_msg_id, m.content \
-             FROM timelines t CROSS JOIN messages m ON m.id = t.message \
-             WHERE t.conversation_id = ? AND t.sequence_id BETWEEN 1 AND ? ORDER BY t.sequence_id DESC LIMIT ?",
-        )
-        .bind(id.as_str())
-        .bind(to.cast_signed())
-        .bind(PAGE as i64)
-        .fetch_all(&mut self.conn)
-        .await?;
-        let text =
-            |row: &sqlx::sqlite::SqliteRow, column: usize| row.try_get::<&str, _>(column).map(Arc::from);
-        rows.iter()
-            .map(|row| {
-                Ok((
-                    row.try_get(0)?,
-                    row.try_get(1)?,
-                    row.try_get(2)?,
-                    text(row, 3)?,
-                    text(row, 4)?,
-                    text(row, 5)?,
-                ))
-            })
-            .collect()
+async fn bare(
+    raw: &mut dyn Pages,
+    length: Duration,
+    singles: &Singles,
+    rows: u64,
+    begin: u64,
+) -> Outcome<Round> {
+    let mut latencies = Latencies::new()?;
+    let (start, mut done) = (Instant::now(), 0);
+    while start.elapsed() < length {
+        let (id, _, to) = place(singles, rows, begin + done);
+        let asked = Instant::now();
+        complete(raw.page(id, to).await?, to)?;
+        latencies.record(asked.elapsed());
+        done += 1;
     }
+    Ok(Round { done, elapsed: start.elapsed(), latencies })
 }

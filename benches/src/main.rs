@@ -16,15 +16,17 @@ mod pace;
 mod process;
 mod raw;
 mod report;
+mod schema;
 mod send;
 mod side;
+mod space;
 mod stats;
 mod watch;
 mod ws;
 
 use std::process::ExitCode;
 
-use args::{Args, Work};
+use args::{Args, Backend, Plan, Work};
 use clap::Parser;
 
 /// Whatever ends a measurement before its time.
@@ -36,6 +38,9 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse().work {
         Work::Send(plan) => send::run(&plan).await,
         Work::Fanout(plan) => fanout::run(&plan).await,
+        Work::Ws(Plan { backend: Backend::Pg, .. }) | Work::Idle(Plan { backend: Backend::Pg, .. }) => {
+            Err("connections are measured on memory or sqlite".into())
+        }
         Work::Ws(plan) => ws::run(&plan).await,
         Work::Idle(plan) => idle::run(&plan).await,
         Work::History(plan) => history::run(&plan).await,

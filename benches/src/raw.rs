@@ -1,260 +1,46 @@
-//! The raw limit of SQLite: the rows of the engine's own schema, inserted and nothing else.
-//!
-//! No look-up, no numbering, no read marks, no checkpoint: one connection with the engine's settings, a prepared statement of
-//! many rows, as few hops to SQLite's thread as there can be.
+//! The raw limit: the rows of the engine's own tables, inserted and nothing else, in the batches that the engine made of them.
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod pg;
+mod sqlite;
 
-use im_engine::{ClientMsgId, ContentHash, ContentType, ConversationId, RecordKind, UserId};
-use im_store_sqlite::Sqlite;
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
-};
+use std::time::Duration;
 
-use crate::{Outcome, backend::content, watch::Write};
+use async_trait::async_trait;
+use im_engine::{ConversationId, Partition, UserId};
 
-/// How many rows a statement takes; what is left over goes in smaller ones.
-const SIZES: [usize; 6] = [1024, 256, 64, 16, 4, 1];
+use crate::{Outcome, backend::Place, watch::Write};
 
-/// What a transaction inserts for each message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) type Singles = [(ConversationId, [UserId; 2])];
+
+/// What a transaction inserts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rows {
-    /// The message and its place in the timeline.
+    /// Messages, with their places in the timeline where those are rows.
     Messages,
-    /// And the inbox entries of its two users.
+    /// And the inbox entries of their two users.
     MessagesAndInbox,
     /// Inbox entries alone.
     Inbox,
 }
 
-/// A file with the engine's schema, and the one connection that writes it.
-#[derive(Debug)]
-pub(crate) struct Raw {
-    conn: SqliteConnection,
-    texts: HashMap<(Rows, usize, bool, bool), Arc<str>>,
-    next_id: i64,
-    created_at: i64,
-    content: Arc<str>,
-}
-
-/// A message to insert.
-#[derive(Debug)]
-struct Message {
-    id: i64,
-    conversation: Arc<str>,
-    seq: i64,
-    from: Arc<str>,
-    to: Arc<str>,
-    client_msg_id: Arc<str>,
-}
-
-impl Raw {
-    /// A new file with the schema that the engine's has, and the settings of its writer.
-    pub(crate) async fn open(path: &Path, synchronous: SqliteSynchronous) -> Outcome<Self> {
-        Sqlite::open(path).await?.close().await?;
-        let conn = SqliteConnectOptions::new()
-            .filename(path)
-            .foreign_keys(false)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(synchronous)
-            .pragma("cache_size", "-65536")
-            .pragma("temp_store", "MEMORY")
-            .connect()
-            .await?;
-        Ok(Self {
-            conn,
-            texts: HashMap::new(),
-            next_id: 1,
-            created_at: 1_795_400_000_000,
-            content: content(),
-        })
-    }
-
+/// Tables like the engine's, and the bare loop that fills them: as many writers as the log has partitions.
+#[async_trait]
+pub(crate) trait Raw: Send {
     /// Inserts messages in batches of these sizes, spread over the conversations; how long the inserts took, without the making
     /// of the rows.
-    pub(crate) async fn messages(
-        &mut self,
-        rows: Rows,
-        batches: &[usize],
-        conversations: &[(ConversationId, [UserId; 2])],
-    ) -> Outcome<Duration> {
-        let mut took = Duration::ZERO;
-        for size in batches {
-            let batch = self.make(*size, conversations);
-            let begun = Instant::now();
-            self.insert_messages(rows, &batch).await?;
-            took += begun.elapsed();
-        }
-        Ok(took)
-    }
-
-    fn make(&mut self, size: usize, conversations: &[(ConversationId, [UserId; 2])]) -> Vec<Message> {
-        let count = conversations.len() as i64;
-        let ids = self.next_id..self.next_id + size as i64;
-        self.next_id = ids.end;
-        ids.map(|id| {
-            let (conversation, [low, high]) = &conversations[(id % count) as usize];
-            let (from, to) = if (id / count) % 2 == 0 { (low, high) } else { (high, low) };
-            Message {
-                id,
-                conversation: conversation.clone().into(),
-                seq: id / count + 1,
-                from: from.clone().into(),
-                to: to.clone().into(),
-                client_msg_id: ClientMsgId::fresh().into(),
-            }
-        })
-        .collect()
-    }
-
-    async fn insert_messages(&mut self, rows: Rows, batch: &[Message]) -> Outcome {
-        let hash = ContentHash::of(RecordKind::Message, ContentType::Text, &self.content).0.cast_signed();
-        let mut rest = batch;
-        while !rest.is_empty() {
-            let size = chunk(rest.len(), 256);
-            let (some, after) = rest.split_at(size);
-            let text = self.text(rows, size, rest.len() == batch.len(), after.is_empty());
-            let mut query = sqlx::query(AssertSqlSafe(text));
-            for message in some {
-                query = query
-                    .bind(message.id)
-                    .bind(message.conversation.clone())
-                    .bind(message.seq)
-                    .bind(message.seq)
-                    .bind(self.created_at)
-                    .bind(message.from.clone())
-                    .bind(message.to.clone())
-                    .bind(message.client_msg_id.clone())
-                    .bind(1_i64)
-                    .bind("text")
-                    .bind(self.content.clone())
-                    .bind(hash);
-            }
-            query.execute(&mut self.conn).await?;
-            rest = after;
-        }
-        Ok(())
-    }
+    async fn messages(&mut self, batches: &[(Partition, usize)], singles: &Singles) -> Outcome<Duration>;
 
     /// Writes again what an inbox wrote, in the same transactions; how many rows, and how long it took.
-    pub(crate) async fn inbox(&mut self, writes: &[Write]) -> Outcome<(u64, Duration)> {
-        let (mut rows, mut took) = (0, Duration::ZERO);
-        for write in writes {
-            let entries = entries(write);
-            rows += entries.len() as u64;
-            let begun = Instant::now();
-            self.insert_inbox(&entries).await?;
-            took += begun.elapsed();
+    async fn inbox(&mut self, writes: &[Write]) -> Outcome<(u64, Duration)>;
+}
+
+/// A bare loop that inserts such rows on what the engine runs on; memory has none.
+pub(crate) async fn open(place: &Place, rows: Rows) -> Outcome<Option<Box<dyn Raw>>> {
+    Ok(match place {
+        Place::Memory => None,
+        Place::Folder(folder) => {
+            Some(Box::new(sqlite::File::open(&folder.path().join(format!("{rows:?}.db")), rows).await?))
         }
-        Ok((rows, took))
-    }
-
-    async fn insert_inbox(&mut self, entries: &[(Arc<str>, i64)]) -> Outcome {
-        let mut rest = entries;
-        while !rest.is_empty() {
-            let size = chunk(rest.len(), SIZES[0]);
-            let (some, after) = rest.split_at(size);
-            let text = self.text(Rows::Inbox, size, rest.len() == entries.len(), after.is_empty());
-            let query = some.iter().fold(sqlx::query(AssertSqlSafe(text)), |query, (user, message)| {
-                query.bind(user.clone()).bind(*message)
-            });
-            query.execute(&mut self.conn).await?;
-            rest = after;
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, rows: Rows, size: usize, first: bool, last: bool) -> Arc<str> {
-        self.texts
-            .entry((rows, size, first, last))
-            .or_insert_with(|| text(rows, size, first, last).into())
-            .clone()
-    }
-}
-
-/// How many of these rows the next statement takes.
-fn chunk(rows: usize, most: usize) -> usize {
-    SIZES.into_iter().find(|size| *size <= rows.min(most)).unwrap_or(1)
-}
-
-/// A statement for this many rows; the first one of a transaction begins it, the last one commits it. `?1` is the id of the
-/// statement's first message.
-fn text(rows: Rows, size: usize, first: bool, last: bool) -> String {
-    const MESSAGES: &str = "INSERT INTO messages (id, conversation_id, sequence_id, ordinal, created_at, send_from, send_to, \
-        client_msg_id, kind, content_type, content, content_hash) VALUES ";
-    const TIMELINES: &str = "; INSERT INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, message) \
-        SELECT conversation_id, sequence_id, '', '', ordinal, id FROM messages WHERE id >= ?1";
-    const ENTRIES: &str = "; INSERT INTO inbox SELECT send_from, id FROM messages WHERE id >= ?1 \
-        UNION ALL SELECT send_to, id FROM messages WHERE id >= ?1 ORDER BY 1, 2";
-    let (insert, columns, after) = match rows {
-        Rows::Messages => (MESSAGES, 12, [TIMELINES, ""]),
-        Rows::MessagesAndInbox => (MESSAGES, 12, [TIMELINES, ENTRIES]),
-        Rows::Inbox => ("INSERT INTO inbox (user_id, message) VALUES ", 2, ["", ""]),
-    };
-    let row = format!("({})", vec!["?"; columns].join(","));
-    let begin = if first { "BEGIN IMMEDIATE; " } else { "" };
-    let commit = if last { "; COMMIT" } else { "" };
-    format!("{begin}{insert}{}{}{commit}", vec![row; size].join(","), after.concat())
-}
-
-/// The rows of a delivery, in the order of the table.
-fn entries(write: &Write) -> Vec<(Arc<str>, i64)> {
-    let mut entries: Vec<(Arc<str>, i64)> = Vec::new();
-    for recipient in &write.recipients {
-        let user: Arc<str> = recipient.user.clone().into();
-        let message = |index: &u32| write.messages[*index as usize].cast_signed();
-        entries.extend(recipient.records.iter().map(|index| (user.clone(), message(index))));
-    }
-    entries.sort_unstable();
-    entries
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn count(raw: &mut Raw, table: &'static str) -> i64 {
-        let sql = AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
-        sqlx::query_scalar(sql).fetch_one(&mut raw.conn).await.unwrap()
-    }
-
-    fn single() -> (ConversationId, [UserId; 2]) {
-        let users = ["a", "b"].map(|name| UserId::new(name).unwrap());
-        (ConversationId::single(&users[0], &users[1]).unwrap(), users)
-    }
-
-    #[tokio::test]
-    async fn every_row_of_every_batch_is_inserted() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut raw = Raw::open(&folder.path().join("raw.db"), SqliteSynchronous::Full).await.unwrap();
-        raw.messages(Rows::Messages, &[1, 7, 300], &[single()]).await.unwrap();
-        assert_eq!((count(&mut raw, "messages").await, count(&mut raw, "timelines").await), (308, 308));
-        assert_eq!(count(&mut raw, "inbox").await, 0);
-        raw.messages(Rows::MessagesAndInbox, &[300, 2], &[single()]).await.unwrap();
-        assert_eq!((count(&mut raw, "timelines").await, count(&mut raw, "inbox").await), (610, 604));
-    }
-
-    #[tokio::test]
-    async fn an_inbox_is_written_again_row_by_row() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut raw = Raw::open(&folder.path().join("raw.db"), SqliteSynchronous::Normal).await.unwrap();
-        let recipient = |user: &str, records: &[u32]| im_engine::Recipient {
-            user: UserId::new(user).unwrap(),
-            records: records.into(),
-        };
-        let write = Write {
-            messages: vec![10, 11, 12],
-            recipients: vec![recipient("b", &[0, 2]), recipient("a", &[1])],
-        };
-        assert_eq!(raw.inbox(&[write]).await.unwrap().0, 3);
-        let rows: Vec<(String, i64)> =
-            sqlx::query_as("SELECT user_id, message FROM inbox").fetch_all(&mut raw.conn).await.unwrap();
-        assert_eq!(rows, [("a".into(), 11), ("b".into(), 10), ("b".into(), 12)]);
-    }
+        Place::Schema(schema) => Some(Box::new(pg::Tables::open(schema.another(), rows).await?)),
+    })
 }

@@ -1,24 +1,23 @@
 //! Durable send → ack.
 //!
-//! The engine runs whole: while it acks, its fan-out writes the inboxes of both users on the same file. The limit is what an
-//! ack waits for: the message rows alone. `limit_whole` is the limit of everything that a message makes the file write, inbox
-//! entries too; `settled_rate` counts messages until the last of them was fanned out.
+//! The engine runs whole: while it acks, its fan-out writes the inboxes of both users on the same file or server. The limit is
+//! what an ack waits for: the message rows alone. `limit_whole` is the limit of every row that a message makes the engine insert,
+//! inbox entries too; `settled_rate` counts messages until the last of them was fanned out.
 
 use std::time::{Duration, Instant};
 
 use im_engine::{
     ConversationId, Cursor, DeviceId, Event, Hello, Identity, NewMessage, Platform, Pull, Session, UserId,
 };
-use sqlx::sqlite::SqliteSynchronous;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     Outcome,
-    args::{Backend, Plan},
+    args::Plan,
     backend::{Bed, content},
     pace::{Round, closed_loop, open_loop},
     process::rss_kb,
-    raw::{Raw, Rows},
+    raw::{self, Rows, Singles},
     report::{self, Line},
     stats::{Latencies, median},
 };
@@ -28,12 +27,10 @@ const ROUNDS: u32 = 5;
 /// How many messages wait for their acks at the maximum rate.
 const IN_FLIGHT: usize = 2000;
 
-type Singles = [(ConversationId, [UserId; 2])];
-
 pub(crate) async fn run(plan: &Plan) -> Outcome {
     report::head(plan);
     for (case, conversations) in [("many", 1000), ("hot", 1)] {
-        let bed = Bed::open(plan.backend).await?;
+        let bed = Bed::open(plan.place()?).await?;
         let singles = bed.singles(conversations).await?;
         let measured = maximum(plan, &bed, &singles, case).await?;
         if let Some(load) = plan.rate {
@@ -51,11 +48,11 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
     closed(bed, singles, plan.part(2 * ROUNDS)).await?;
     let (mut rates, mut settled, mut limits, mut wholes) = (vec![], vec![], vec![], vec![]);
     let mut latencies = Latencies::new()?;
-    let (mut raw, mut whole) = (None, None);
+    let mut raws = Vec::new();
     let (mut rss, mut backlog, mut batches) = (0, 0, vec![]);
     for _ in 0..ROUNDS {
         bed.watch.settled().await;
-        bed.watch.record(plan.backend == Backend::Sqlite);
+        bed.watch.record(plan.is_limited());
         let begun = Instant::now();
         let round = closed(bed, singles, plan.part(ROUNDS)).await?;
         backlog = backlog.max(bed.watch.backlog());
@@ -66,25 +63,18 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
         latencies.add(&round.latencies)?;
         bed.watch.take_writes();
         let sizes = bed.watch.take_appends();
-        if plan.backend == Backend::Sqlite {
-            if raw.is_none() {
-                // Before the other connections' caches are there.
-                rss = rss_kb()?;
-                raw = Some(Raw::open(&bed.path("raw.db"), SqliteSynchronous::Full).await?);
-                whole = Some(Raw::open(&bed.path("whole.db"), SqliteSynchronous::Full).await?);
-            }
-            let rows: usize = sizes.iter().sum();
-            for (raw, rows_of, limits) in
-                [(&mut raw, Rows::Messages, &mut limits), (&mut whole, Rows::MessagesAndInbox, &mut wholes)]
-            {
-                let Some(raw) = raw else { continue };
-                let took = raw.messages(rows_of, &sizes, singles).await?;
-                limits.push(rows as f64 / took.as_secs_f64());
-            }
-            batches.extend(sizes.into_iter().map(|size| size as f64));
-        } else {
+        if raws.is_empty() {
+            // Before the other connections' caches are there.
             rss = rss_kb()?;
+            for rows in [Rows::Messages, Rows::MessagesAndInbox] {
+                raws.extend(raw::open(&bed.place, rows).await?);
+            }
         }
+        let rows: usize = sizes.iter().map(|(_, size)| size).sum();
+        for (raw, limits) in raws.iter_mut().zip([&mut limits, &mut wholes]) {
+            limits.push(rows as f64 / raw.messages(&sizes, singles).await?.as_secs_f64());
+        }
+        batches.extend(sizes.into_iter().map(|(_, size)| size as f64));
     }
     let (rate, limit) = (median(rates).unwrap_or_default(), median(limits));
     Line::new(plan, "send", case, "acks/s")

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     Outcome,
     args::{Backend, Kind, Shape, Side},
-    backend::{Bed, content},
+    backend::{Bed, Place, content},
     bare::Bare,
     drive,
     driver::Driver,
@@ -213,7 +213,7 @@ struct Own {
 
 impl Own {
     async fn start(side: &Side, listener: TcpListener) -> Outcome<Self> {
-        let bed = Bed::open(side.backend).await?;
+        let bed = Bed::open(Place::new(side.backend, None)?).await?;
         let inbox = bed.parts.inbox.clone().ok_or("no inbox")?;
         let notifier = bed.parts.notifier.clone().ok_or("no notifier")?;
         let mut users = Vec::new();
@@ -240,6 +240,7 @@ impl Own {
                 let (_, name) = text.split_once('/').ok_or("another cursor than the memory's")?;
                 format!("{}/{name}", (number << 20) + user as u64)
             }
+            Backend::Pg => return Err("connections are measured on memory or sqlite".into()),
         }))
     }
 }

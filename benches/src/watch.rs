@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 /// What one delivery wrote: the messages' places, and who got which.
 #[derive(Debug)]
 pub(crate) struct Write {
+    pub(crate) partition: Partition,
     pub(crate) messages: Vec<u64>,
     pub(crate) recipients: Vec<Recipient>,
 }
@@ -28,7 +29,7 @@ pub(crate) struct Write {
 #[derive(Debug)]
 pub(crate) struct Watch {
     records: AtomicBool,
-    appends: Mutex<Vec<usize>>,
+    appends: Mutex<Vec<(Partition, usize)>>,
     writes: Mutex<Vec<Write>>,
     appended: AtomicU64,
     entries: AtomicU64,
@@ -55,7 +56,7 @@ impl Watch {
     }
 
     /// The sizes of the appends since the last call.
-    pub(crate) fn take_appends(&self) -> Vec<usize> {
+    pub(crate) fn take_appends(&self) -> Vec<(Partition, usize)> {
         std::mem::take(&mut *lock(&self.appends))
     }
 
@@ -88,12 +89,12 @@ impl Watch {
         receiver
     }
 
-    fn saw_append(&self, outcomes: &[AppendOutcome]) {
+    fn saw_append(&self, partition: Partition, outcomes: &[AppendOutcome]) {
         let appended =
             outcomes.iter().filter(|outcome| matches!(outcome, AppendOutcome::Appended(_))).count();
         self.appended.fetch_add(appended as u64, Ordering::Relaxed);
         if self.records.load(Ordering::Relaxed) && appended > 0 {
-            lock(&self.appends).push(appended);
+            lock(&self.appends).push((partition, appended));
         }
     }
 
@@ -102,7 +103,8 @@ impl Watch {
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
         if self.records.load(Ordering::Relaxed) {
             let messages = delivery.records.iter().map(|record| record.position.offset).collect();
-            lock(&self.writes).push(Write { messages, recipients: delivery.recipients.clone() });
+            let recipients = delivery.recipients.clone();
+            lock(&self.writes).push(Write { partition: delivery.partition, messages, recipients });
         }
         // The delivery with the checkpoint is the last one of its batch.
         if delivery.checkpoint.is_some() {
@@ -150,7 +152,7 @@ impl MessageLog for WatchedLog {
         batch: &[Append],
     ) -> Result<Vec<AppendOutcome>> {
         let outcomes = self.log.append(partition, epoch, batch).await?;
-        self.watch.saw_append(&outcomes);
+        self.watch.saw_append(partition, &outcomes);
         Ok(outcomes)
     }
 

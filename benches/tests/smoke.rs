@@ -42,49 +42,84 @@ fn check(line: &Value, work: &str, backend: &str) -> bool {
     true
 }
 
-fn smoke(work: &str, lines: usize, limited_in_memory: bool, more: &[&str]) {
-    for backend in ["memory", "sqlite"] {
-        // What the length of a history costs is asked where there is a file.
-        let lines = if (work, backend) == ("history", "sqlite") { lines + 2 } else { lines };
+/// Names the server: `cargo xtask test` starts one; `cargo xtask services up` says what to set.
+const SERVER: &str = "IM_TEST_POSTGRES";
+
+fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, more: &[&str]) {
+    for backend in backends {
+        assert!(
+            *backend != "pg" || std::env::var(SERVER).is_ok(),
+            "{SERVER} names no Postgres server: run `cargo xtask test`, or `cargo xtask services up` and set it"
+        );
+        // What the length of a history costs is asked where it is on a disk.
+        let lines = if (work, *backend != "memory") == ("history", true) { lines + 2 } else { lines };
         let mut args = vec![work, "--backend", backend, "--seconds", "0.25", "--json"];
         args.extend_from_slice(more);
-        let printed = run(&args);
+        let (space, printed): (Vec<_>, Vec<_>) =
+            run(&args).into_iter().partition(|line| line["work"] == "space");
         assert_eq!(printed.len(), lines, "{printed:?}");
         for line in printed {
-            assert_eq!(check(&line, work, backend), backend == "sqlite" || limited_in_memory, "{line}");
+            assert_eq!(check(&line, work, backend), *backend != "memory" || limited_in_memory, "{line}");
         }
+        let measured = *backend == "pg" && ["fanout", "history"].contains(&work);
+        assert_eq!(!space.is_empty(), measured, "{space:?}");
+        space.iter().for_each(check_space);
     }
 }
 
+/// Rows take their room, and the indexes no less than when they are made anew.
+fn check_space(line: &Value) {
+    let figure = |name: &str| line[name].as_f64().unwrap();
+    let bytes = figure("table_bytes") + figure("index_bytes");
+    assert!((figure("rate") - bytes / figure("rows")).abs() < 1e-6 && figure("rate") > 50.0, "{line}");
+    assert!(
+        figure("index_bytes_anew") > 0.0 && figure("dead_rows") <= figure("dead_rows_before_vacuum"),
+        "{line}"
+    );
+}
+
+const ALL: [&str; 3] = ["memory", "sqlite", "pg"];
+/// Frames do not come from the database.
+const LOCAL: [&str; 2] = ["memory", "sqlite"];
+
 #[test]
 fn send() {
-    smoke("send", 6, false, &["--rate", "0.5"]);
+    smoke("send", &ALL, 6, false, &["--rate", "0.5"]);
 }
 
 #[test]
 fn fanout() {
-    smoke("fanout", 4, false, &["--rate", "0.5"]);
+    smoke("fanout", &ALL, 4, false, &["--rate", "0.5"]);
 }
 
 #[test]
 fn ws() {
-    smoke("ws", 9, true, &["--rate", "0.5", "--connections", "50"]);
+    smoke("ws", &LOCAL, 9, true, &["--rate", "0.5", "--connections", "50"]);
 }
 
 #[test]
 fn idle() {
-    smoke("idle", 1, true, &["--connections", "200"]);
+    smoke("idle", &LOCAL, 1, true, &["--connections", "200"]);
 }
 
 #[test]
 fn history() {
-    smoke("history", 2, false, &["--rate", "0.5", "--rows", "5000"]);
+    smoke("history", &ALL, 2, false, &["--rate", "0.5", "--rows", "5000"]);
 }
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    for args in [["send", "--rate", "1.5"], ["send", "--seconds", "0"], ["history", "--rows", "10"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_im-bench")).args(args).output().unwrap();
+    for args in [
+        ["send", "--rate", "1.5"],
+        ["send", "--seconds", "0"],
+        ["history", "--rows", "10"],
+        ["send", "--backend", "pg"],
+    ] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_im-bench")).args(args).env_remove(SERVER).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
+    let frames = ["ws", "--backend", "pg", "--postgres", "postgres://nobody@127.0.0.1:1/none"];
+    let output = Command::new(env!("CARGO_BIN_EXE_im-bench")).args(frames).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -14,6 +14,7 @@ use crate::{
     config::Source,
     ear::Ear,
     error::{BACKEND, failed, invalid},
+    gather::Gather,
     outbox::Floor,
     pool::{self, Pool, Signs},
     report, schema,
@@ -48,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) presence_ttl: Duration,
     /// What the data in the schema are called.
     pub(crate) name: String,
+    pub(crate) gather: Gather,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
     /// What a commit survives.
@@ -137,6 +139,7 @@ impl PgBackend {
             spans: Spans::new(config.expiry),
             presence_ttl: config.presence_ttl,
             name,
+            gather: Gather::default(),
             wake: Wake::new(partitions),
             ear,
             durability: report.durability,

@@ -12,7 +12,7 @@ use crate::{
     PgStore,
     connect::{Inner, detached, now},
     error::{failed, invalid},
-    members,
+    gather, members,
     memberships::{self, conversation_columns, kind_name},
     messages::index,
     pool::Conn,
@@ -228,6 +228,9 @@ impl ConversationStore for PgStore {
         device: &Option<DeviceId>,
     ) -> Result<Vec<Option<Membership>>> {
         let operation = "conversations.memberships";
+        if let ([one], None) = (wanted, device) {
+            return Ok(vec![gather::one(&self.0, one.clone(), operation).await?]);
+        }
         let mut conn = self.0.pool.acquire().await.map_err(failed(operation))?;
         memberships::get(&self.0, &mut conn, wanted, device.as_ref(), operation).await
     }

@@ -80,11 +80,12 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
         " AS time FROM ends), \
          records AS (INSERT INTO {im}.inbox_records (delivered, id, record) SELECT locked.time, k.id, k.record \
          FROM guard, locked, unnest($6::bigint[], $7::bytea[]) AS k (id, record)), \
+         begun AS MATERIALIZED (SELECT r.at, e.user_id, e.place - r.count AS place, e.previous \
+         FROM recipients r JOIN ends e ON e.user_id = r.user_id), \
          entries AS (INSERT INTO {im}.inbox (delivered, user_id, place, nonce, previous, record) \
-         SELECT locked.time, e.user_id, e.place - r.count + k.number, k.nonce, coalesce(k.previous, e.previous), \
+         SELECT locked.time, b.user_id, b.place + k.number, k.nonce, coalesce(k.previous, b.previous), \
          k.record FROM locked, unnest($8::bigint[], $9::bigint[], $10::bigint[], $19::bigint[], $20::bigint[]) \
-         AS k (at, number, record, nonce, previous) \
-         JOIN recipients r ON r.at = k.at JOIN ends e ON e.user_id = r.user_id), \
+         AS k (at, number, record, nonce, previous) JOIN begun b ON b.at = k.at), \
          checkpoint AS (INSERT INTO {im}.checkpoints AS known \
          (projection, partition, epoch, log_offset, rewind_epoch, rewind_offset, log, store, inbox) \
          SELECT 'inbox', $11, $12, $13, $14, $15, $16, $17, $18 FROM guard WHERE $12 IS NOT NULL ",

@@ -105,6 +105,7 @@ mod devices;
 mod ear;
 mod error;
 mod expire;
+mod gather;
 mod inbox;
 mod leases;
 mod log;
