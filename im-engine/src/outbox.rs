@@ -131,14 +131,15 @@ impl Drain {
     }
 
     /// Conversations side by side, the messages of each one after the other: so none comes before one that has to be tried again.
-    async fn send(&self, page: Vec<Waiting>, blocked: &mut BTreeSet<ConversationId>) -> Result<()> {
+    async fn send(&mut self, page: Vec<Waiting>, blocked: &mut BTreeSet<ConversationId>) -> Result<()> {
         let mut conversations = BTreeMap::<_, Vec<Waiting>>::new();
         for waiting in page.into_iter().filter(|waiting| !blocked.contains(&waiting.message.conversation)) {
             conversations.entry(waiting.message.conversation.clone()).or_default().push(waiting);
         }
+        let this = &*self;
         let sends = conversations
             .into_iter()
-            .map(|(conversation, waiting)| async { (conversation, self.send_in_turn(waiting).await) });
+            .map(|(conversation, waiting)| async { (conversation, this.send_in_turn(waiting).await) });
         let (mut done, mut refused) = (Vec::new(), Vec::new());
         for (conversation, sent) in futures::future::join_all(sends).await {
             done.extend(sent.done);
@@ -147,7 +148,8 @@ impl Drain {
                 blocked.insert(conversation);
             }
         }
-        if !refused.is_empty() {
+        // A page may take longer than the lease, and who has that by now may have sent what could not be sent then.
+        if !refused.is_empty() && self.has_lease().await? {
             self.outbox.refuse(&refused).await?;
         }
         if !done.is_empty() {
@@ -209,7 +211,7 @@ mod tests {
 
     use async_trait::async_trait;
     use im_core::{
-        ClientMsgId, ContentType, Direction, Error, History, HistoryQuery, Outgoing, Parts, Policy,
+        ClientMsgId, ContentType, Direction, Error, History, HistoryQuery, NodeId, Outgoing, Parts, Policy,
         PolicyRequest, Seq, StorePart, UserId, memory::Memory,
     };
 
@@ -269,7 +271,7 @@ mod tests {
         Error::new(ErrorKind::Unavailable, "test", "test", "gone")
     }
 
-    /// Cannot decide about pictures for a while, and forbids files.
+    /// Cannot decide about pictures for a while, and forbids files, and sounds after it has thought for longer than a lease lasts.
     #[derive(Debug)]
     struct Undecided(Mutex<u32>);
 
@@ -281,6 +283,10 @@ mod tests {
                     let mut fails = self.0.lock().unwrap();
                     *fails = fails.saturating_sub(1);
                     if *fails > 0 { Err(gone()) } else { Ok(im_core::Verdict::Allow) }
+                }
+                PolicyRequest::Send { content_type: ContentType::Audio, .. } => {
+                    tokio::time::sleep(LASTS + LASTS / 3).await;
+                    Ok(im_core::Verdict::Deny("no sounds".into()))
                 }
                 PolicyRequest::Send { content_type: ContentType::File, .. } => {
                     Ok(im_core::Verdict::Deny("no files".into()))
@@ -406,6 +412,23 @@ mod tests {
         bed.empty().await;
         assert_eq!(bed.history(0).await, ["1", "2"]);
         assert_eq!(*bed.desk.fails.lock().unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_lost_the_lease_meanwhile_refuses_nothing() {
+        let bed = bed(0).await;
+        bed.desk.put(1, bed.message(0, 1, ContentType::Audio));
+        // Until the first has the lease.
+        tokio::time::sleep(LOOK).await;
+        let leases = Parts::from(&bed.memory).log.unwrap().leases;
+        let other = NodeId::new("other").unwrap();
+        // While the policy thinks.
+        while !leases.claim(LEASE, &other, Duration::from_secs(600)).await.unwrap() {
+            tokio::time::sleep(LOOK).await;
+        }
+        tokio::time::sleep(LASTS * 3).await;
+        assert!(bed.desk.refused.lock().unwrap().is_empty());
+        assert_eq!(bed.desk.waiting.lock().unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,7 +49,7 @@ pub(crate) struct Inner {
     pub(crate) presence_ttl: Duration,
     /// What the data in the schema are called.
     pub(crate) name: String,
-    pub(crate) gather: Gather,
+    pub(crate) gather: Arc<Gather>,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
     /// What a commit survives.
@@ -139,7 +139,7 @@ impl PgBackend {
             spans: Spans::new(config.expiry),
             presence_ttl: config.presence_ttl,
             name,
-            gather: Gather::default(),
+            gather: Arc::default(),
             wake: Wake::new(partitions),
             ear,
             durability: report.durability,

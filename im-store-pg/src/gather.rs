@@ -48,16 +48,40 @@ impl Gather {
         waiting.readers += usize::from(is_needed);
         is_needed
     }
+}
 
+/// One who reads for all that wait. However it ends, it is counted no longer: else nobody would ever read for those who come.
+#[derive(Debug)]
+struct Reader {
+    gather: Arc<Gather>,
+    has_ended: bool,
+}
+
+impl Reader {
     /// What comes next; nothing, and one reader less, where nobody waits.
-    fn next(&self) -> Vec<Asked> {
-        let mut waiting = self.lock();
+    fn next(&mut self) -> Vec<Asked> {
+        let mut waiting = self.gather.lock();
         waiting.asked.retain(|asked| !asked.answer.is_closed());
         let count = waiting.asked.len().min(MOST);
         if count == 0 {
             waiting.readers -= 1;
+            self.has_ended = true;
         }
         waiting.asked.drain(..count).collect()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        // Its runtime has gone, or it has panicked. Those for whom nobody reads now are told by the end of their channels.
+        let mut waiting = self.gather.lock();
+        waiting.readers -= 1;
+        if waiting.readers == 0 {
+            waiting.asked.clear();
+        }
     }
 }
 
@@ -69,7 +93,8 @@ pub(crate) async fn one(
 ) -> Result<Option<Membership>> {
     let (answer, answered) = oneshot::channel();
     if inner.gather.enter(Asked { wanted, answer }) {
-        tokio::spawn(read(inner.clone(), operation));
+        let reader = Reader { gather: inner.gather.clone(), has_ended: false };
+        tokio::spawn(read(reader, inner.clone(), operation));
     }
     answered.await.unwrap_or_else(|_| {
         Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, "the runtime is shutting down"))
@@ -77,9 +102,9 @@ pub(crate) async fn one(
 }
 
 /// Answers until nobody waits.
-async fn read(inner: Arc<Inner>, operation: &'static str) {
+async fn read(mut reader: Reader, inner: Arc<Inner>, operation: &'static str) {
     loop {
-        let asked = inner.gather.next();
+        let asked = reader.next();
         if asked.is_empty() {
             return;
         }
@@ -97,5 +122,39 @@ async fn read(inner: Arc<Inner>, operation: &'static str) {
             // Who has given up meanwhile is not there any more.
             let _ = answer.send(found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+
+    fn enter(gather: &Arc<Gather>) -> (Option<Reader>, oneshot::Receiver<Result<Option<Membership>>>) {
+        let (answer, answered) = oneshot::channel();
+        let wanted = (ConversationId::group("g").unwrap(), UserId::new("alice").unwrap());
+        let is_needed = gather.enter(Asked { wanted, answer });
+        (is_needed.then(|| Reader { gather: gather.clone(), has_ended: false }), answered)
+    }
+
+    #[test]
+    fn readers_that_are_cut_off_leave_nobody_waiting() {
+        let gather = Arc::new(Gather::default());
+        let (first, _one) = enter(&gather);
+        let (second, _other) = enter(&gather);
+        let (third, mut waits) = enter(&gather);
+        assert!(third.is_none());
+        drop(first);
+        assert_eq!(waits.try_recv().err(), Some(TryRecvError::Empty), "the second still reads");
+        drop(second);
+        assert_eq!(waits.try_recv().err(), Some(TryRecvError::Closed));
+        let (again, answered) = enter(&gather);
+        let mut again = again.unwrap();
+        assert_eq!(again.next().len(), 1);
+        drop(answered);
+        assert!(again.next().is_empty());
+        drop(again);
+        assert_eq!(gather.lock().readers, 0);
     }
 }
