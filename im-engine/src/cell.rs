@@ -412,7 +412,7 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use im_core::{
         ClientMsgId, ContentHash, ContentType, DeviceId, NodeId, Platform, Record, RecordKind, Seq, SessionId,
     };
@@ -435,8 +435,9 @@ mod tests {
         Cursor::new(n.to_string())
     }
 
-    fn entries(n: u64) -> Arc<Entries> {
-        let record = Record {
+    /// A record of 200 bytes.
+    pub(crate) fn record(n: u64) -> Arc<Record> {
+        Arc::new(Record {
             conversation: ConversationId::new("c").unwrap(),
             seq: Seq(n),
             ordinal: im_core::Ordinal(n),
@@ -450,8 +451,11 @@ mod tests {
             content_type: ContentType::Text,
             content: "x".repeat(200).into(),
             hash: ContentHash(0),
-        };
-        Arc::new(Entries::new(vec![Entry { cursor: cursor(n), record: Arc::new(record) }]))
+        })
+    }
+
+    fn entries(n: u64) -> Arc<Entries> {
+        Arc::new(Entries::new(vec![Entry { cursor: cursor(n), record: record(n) }]))
     }
 
     fn signal(cell: &Cell, n: u64) {

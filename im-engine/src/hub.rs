@@ -234,13 +234,10 @@ fn entries(records: &[Arc<Record>], signal: &Signal) -> Option<Arc<Entries>> {
 
 #[cfg(test)]
 mod tests {
-    use im_core::{
-        ClientMsgId, ContentHash, ContentType, DeviceId, NodeId, Ordinal, Platform, RecordKind, Seq,
-        SessionRef, Timestamp,
-    };
+    use im_core::{DeviceId, NodeId, Ordinal, Platform, Seq, SessionRef};
 
     use super::*;
-    use crate::Event;
+    use crate::{Event, cell::tests::record};
 
     fn user(name: &str) -> UserId {
         UserId::new(name).unwrap()
@@ -252,24 +249,6 @@ mod tests {
 
     fn mark(n: u64) -> Mark {
         Mark { seq: Seq(n), ordinal: Ordinal(n) }
-    }
-
-    fn record() -> Arc<Record> {
-        Arc::new(Record {
-            conversation: group(),
-            seq: Seq(1),
-            ordinal: Ordinal(1),
-            created_at: Timestamp(0),
-            sender: user("alice"),
-            device: None,
-            send_to: None,
-            client_msg_id: ClientMsgId::new("m").unwrap(),
-            hole_after: None,
-            kind: RecordKind::Message,
-            content_type: ContentType::Text,
-            content: "x".into(),
-            hash: ContentHash(0),
-        })
     }
 
     fn session(hub: &Hub, name: &str) -> Arc<Cell> {
@@ -320,7 +299,7 @@ mod tests {
         let other = (user("bob"), Some(Cursor::new("1")));
         Signal::push(&mut signals, other, [0].into(), [Cursor::new("2")].into());
         assert_eq!(signals.len(), 2);
-        let signals = Signals { records: [record()].into(), signals };
+        let signals = Signals { records: [record(1)].into(), signals };
         hub.notice(Notice::Signals(signals), &Config::default());
         let taken = cells.map(|cell| match cell.try_event() {
             Some(Event::Entries(entries)) => entries,

@@ -153,27 +153,10 @@ fn forget(result: Result<()>, what: &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use im_core::{ClientMsgId, ContentHash, ContentType, Cursor, Ordinal, RecordKind, Seq, Timestamp};
+    use im_core::Cursor;
 
     use super::*;
-
-    fn record(n: u64) -> Arc<Record> {
-        Arc::new(Record {
-            conversation: ConversationId::group("g").unwrap(),
-            seq: Seq(n),
-            ordinal: Ordinal(n),
-            created_at: Timestamp(0),
-            sender: UserId::new("x").unwrap(),
-            device: None,
-            send_to: None,
-            client_msg_id: ClientMsgId::new("m").unwrap(),
-            hole_after: None,
-            kind: RecordKind::Message,
-            content_type: ContentType::Text,
-            content: "x".into(),
-            hash: ContentHash(0),
-        })
-    }
+    use crate::cell::tests::record;
 
     fn signal(name: &str, records: &[u32]) -> Signal {
         Signal {
