@@ -86,7 +86,7 @@ pub(crate) async fn deliver(inner: &Inner, delivery: &Delivery) -> Result<Vec<Re
     let all = delivery.recipients.iter().flat_map(|recipient| messages(delivery, recipient));
     let note = Note::of(all).map(|note| (Span::now(inner), note));
     // From here on nothing can fail half-way.
-    inner.fresh.add(delivery, note, moved.cloned(), OPERATION)?;
+    inner.fresh.add(delivery, &before, note, moved.cloned(), OPERATION)?;
     for (recipient, before) in delivery.recipients.iter().zip(&before) {
         let end = messages(delivery, recipient).fold(*before, i64::max);
         standing.ends.insert(recipient.user.clone(), end);

@@ -73,6 +73,11 @@ impl Note {
         Self { lowest: self.lowest.min(other.lowest), highest: self.highest.max(other.highest) }
     }
 
+    /// The lowest of them.
+    pub(crate) fn lowest(&self) -> i64 {
+        self.lowest
+    }
+
     /// Binds the arguments of [`note_delivery`].
     pub(crate) fn bind(self, span: Span, query: Statement<'_>) -> Statement<'_> {
         query.bind(span.0).bind(self.lowest).bind(self.highest)
@@ -130,7 +135,8 @@ async fn find(
     let rows = sqlx::query(
         "WITH RECURSIVE users (id) AS (SELECT min(user_id) FROM inbox WHERE user_id >= ?1 UNION ALL \
          SELECT (SELECT min(user_id) FROM inbox WHERE user_id > users.id) FROM users WHERE users.id IS NOT NULL) \
-         SELECT users.id, i.message FROM users LEFT JOIN inbox i ON i.user_id = users.id AND i.message <= ?2 \
+         SELECT users.id, i.message, coalesce(json_array_length(i.earlier), 0) \
+         FROM users LEFT JOIN inbox i ON i.user_id = users.id AND i.message <= ?2 \
          WHERE users.id IS NOT NULL LIMIT ?3",
     )
     .bind(from)
@@ -140,16 +146,23 @@ async fn find(
     .await
     .map_err(failed(OPERATION))?;
     let mut expired: Vec<(UserId, i64)> = Vec::new();
-    let mut next = None;
+    let (mut next, mut entries) = (None, 0);
     for row in &rows {
         let columns = Columns::new(row, 0, OPERATION);
-        let (user, message) = (columns.parse(0, UserId::new)?, columns.optional_int(1)?);
-        // One with entries may have more; behind one without, nul leads to the next id, since no id has it.
-        next = Some(format!("{user}{}", if message.is_some() { "" } else { "\0" }));
-        match (expired.last_mut(), message) {
-            (Some((last, highest)), Some(message)) if *last == user => *highest = message.max(*highest),
-            (_, Some(message)) => expired.push((user, message)),
-            (_, None) => {}
+        let user = columns.parse(0, UserId::new)?;
+        let Some(message) = columns.optional_int(1)? else {
+            // Behind a user without any, nul leads to the next id, since no id has it.
+            next = Some(format!("{user}\0"));
+            continue;
+        };
+        entries += 1 + columns.int(2)?;
+        next = Some(user.to_string());
+        if !expired.is_empty() && entries > limit(max) {
+            return Ok((expired, next));
+        }
+        match expired.last_mut() {
+            Some((last, highest)) if *last == user => *highest = message.max(*highest),
+            _ => expired.push((user, message)),
         }
     }
     Ok((expired, next.filter(|_| rows.len() == max)))

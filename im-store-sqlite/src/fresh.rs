@@ -47,13 +47,21 @@ struct Layers {
 /// Entries with what belongs to them.
 #[derive(Debug, Default)]
 pub(crate) struct Layer {
-    /// The entries of each user, ascending.
-    users: HashMap<UserId, Vec<i64>>,
+    users: HashMap<UserId, Entries>,
     entries: usize,
     /// When they were delivered.
     notes: BTreeMap<Span, Note>,
     /// Where the fan-out stands once they are in the file.
     checkpoints: BTreeMap<Partition, Checkpoint>,
+}
+
+/// Entries of one user.
+#[derive(Debug, Default)]
+struct Entries {
+    /// Ascending.
+    places: Vec<i64>,
+    /// Some may be in the file already, or lie between those that are.
+    has_repeats: bool,
 }
 
 impl Fresh {
@@ -75,10 +83,11 @@ impl Fresh {
         })
     }
 
-    /// Takes a delivery; `checkpoint` is where the fan-out stands with it.
+    /// Takes a delivery; `before` is the newest place of each recipient before it, `checkpoint` where the fan-out stands with it.
     pub(crate) fn add(
         &self,
         delivery: &Delivery,
+        before: &[i64],
         note: Option<(Span, Note)>,
         checkpoint: Option<Checkpoint>,
         operation: &'static str,
@@ -88,8 +97,8 @@ impl Fresh {
             return Err(closed(operation));
         }
         let open = &mut layers.open;
-        for recipient in &delivery.recipients {
-            open.add(&recipient.user, messages(delivery, recipient));
+        for (recipient, before) in delivery.recipients.iter().zip(before) {
+            open.add(&recipient.user, *before, messages(delivery, recipient));
         }
         if let Some((span, note)) = note {
             open.notes.entry(span).and_modify(|known| *known = known.joined(note)).or_insert(note);
@@ -111,7 +120,8 @@ impl Fresh {
     /// The newest entry of each user.
     pub(crate) fn ends(&self, users: &[UserId]) -> Vec<Option<i64>> {
         let layers = self.layers();
-        let end = |user| layers.each().filter_map(|layer| layer.users.get(user)?.last().copied()).max();
+        let end =
+            |user| layers.each().filter_map(|layer| layer.users.get(user)?.places.last().copied()).max();
         users.iter().map(end).collect()
     }
 
@@ -153,19 +163,21 @@ impl Layers {
 }
 
 impl Layer {
-    fn add(&mut self, user: &UserId, messages: impl Iterator<Item = i64>) {
+    fn add(&mut self, user: &UserId, before: i64, messages: impl Iterator<Item = i64>) {
         let known = match self.users.get_mut(user) {
             Some(known) => known,
             None => self.users.entry(user.clone()).or_default(),
         };
+        let places = &mut known.places;
         for message in messages {
+            known.has_repeats |= message <= before;
             // Only a repeat is not above them all.
-            let place = match known.last() {
-                Some(last) if *last >= message => known.binary_search(&message).err(),
-                _ => Some(known.len()),
+            let place = match places.last() {
+                Some(last) if *last >= message => places.binary_search(&message).err(),
+                _ => Some(places.len()),
             };
             if let Some(place) = place {
-                known.insert(place, message);
+                places.insert(place, message);
                 self.entries += 1;
             }
         }
@@ -176,18 +188,24 @@ impl Layer {
     }
 
     fn from(&self, user: &UserId, from: i64) -> &[i64] {
-        let entries = self.users.get(user).map_or(&[][..], Vec::as_slice);
-        &entries[entries.partition_point(|entry| *entry < from)..]
+        let places = self.users.get(user).map_or(&[][..], |entries| &entries.places);
+        &places[places.partition_point(|entry| *entry < from)..]
     }
 
-    /// All entries, in the order of the table: neighbours go to one page.
-    pub(crate) fn entries(&self) -> Vec<(&UserId, i64)> {
-        let mut users: Vec<_> = self.users.iter().collect();
+    /// The entries of those users, in the order of the table, that are all new to the file, or of those of whom some may not be.
+    pub(crate) fn users(&self, with_repeats: bool) -> Vec<(&UserId, &[i64])> {
+        let users = self.users.iter().filter(|(_, entries)| entries.has_repeats == with_repeats);
+        let mut users: Vec<_> = users.map(|(user, entries)| (user, entries.places.as_slice())).collect();
+        // Neighbours go to one page.
         users.sort_unstable_by_key(|(user, _)| *user);
         users
-            .into_iter()
-            .flat_map(|(user, entries)| entries.iter().map(move |entry| (user, *entry)))
-            .collect()
+    }
+
+    /// Places at which a span of time begins, ascending: what expires first does not share a row with what expires later.
+    pub(crate) fn breaks(&self) -> Vec<i64> {
+        let mut breaks: Vec<i64> = self.notes.values().map(Note::lowest).collect();
+        breaks.sort_unstable();
+        breaks
     }
 
     pub(crate) fn notes(&self) -> &BTreeMap<Span, Note> {
@@ -210,11 +228,13 @@ mod tests {
     #[test]
     fn entries_are_in_order_and_once_whatever_is_repeated() {
         let mut layer = Layer::default();
-        layer.add(&user("b"), [5, 7].into_iter());
-        layer.add(&user("a"), [6].into_iter());
-        layer.add(&user("b"), [3, 5, 6, 9].into_iter());
+        layer.add(&user("b"), 4, [5, 7].into_iter());
+        layer.add(&user("a"), 5, [6].into_iter());
         let (a, b) = (user("a"), user("b"));
-        assert_eq!(layer.entries(), [(&a, 6), (&b, 3), (&b, 5), (&b, 6), (&b, 7), (&b, 9)]);
+        assert_eq!(layer.users(false), [(&a, &[6][..]), (&b, &[5, 7])]);
+        layer.add(&user("b"), 7, [3, 5, 6, 9].into_iter());
+        assert_eq!(layer.users(false), [(&a, &[6][..])]);
+        assert_eq!(layer.users(true), [(&b, &[3, 5, 6, 7, 9][..])]);
         assert_eq!(layer.entries, 6);
         assert_eq!(layer.from(&b, 6), [6, 7, 9]);
         assert!(layer.from(&user("c"), 0).is_empty());

@@ -5,12 +5,13 @@
 //! [`fresh`](crate::fresh).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use im_core::{
     Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, Error, ErrorKind, InboxInfo, Partition, Pull,
     Record, Result, SyncInbox, UserId,
@@ -22,6 +23,7 @@ use crate::{
     cursor, deliver,
     error::{BACKEND, corrupt, failed},
     expire,
+    pack::Pack,
     rows::{Columns, limit, number, record_columns},
     tail,
     values::{MOST_ROWS, Values},
@@ -85,61 +87,49 @@ impl SqliteInbox {
         let operation = "inbox.pull";
         // Before the file, as above.
         let fresh = self.0.fresh.from(user, after);
-        let rows = sqlx::query(PULL)
-            .bind(user.as_str())
-            .bind(after)
-            .bind(limit(max + 1))
-            .fetch_all(self.0.readers())
-            .await
-            .map_err(failed(operation))?;
+        let mut rows =
+            sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(self.0.readers());
         let mut is_proven = false;
-        let mut entries = BTreeMap::new();
-        for row in &rows {
-            let columns = Columns::new(row, 0, operation);
+        let mut entries = BTreeSet::new();
+        // A row has at least one entry, and mostly many: no more rows are read than the page takes.
+        while entries.len() < max
+            && let Some(row) = rows.try_next().await.map_err(failed(operation))?
+        {
+            let columns = Columns::new(&row, 0, operation);
             let start = columns.int(0)?;
             // Nothing after the cursor is gone, if the inbox begins there or before; and the user has the entry, or had it
             // until it expired.
             is_proven |= after == start || (after > start && fresh.first() == Some(&after));
-            match columns.optional_int(1)? {
-                None => {}
-                Some(message) if message == after => is_proven |= after > start,
-                Some(message) => {
-                    entries.insert(message, Some(Arc::new(Columns::new(row, 2, operation).record()?)));
-                }
-            }
+            let Some(newest) = columns.optional_int(1)? else { continue };
+            let row = Pack::read(newest, columns.optional_text(2)?, operation)?;
+            is_proven |= after > start && row.entries().contains(&after);
+            entries.extend(row.entries().iter().filter(|entry| **entry > after));
         }
+        drop(rows);
         if !is_proven {
             return Ok(None);
         }
-        for message in fresh.into_iter().filter(|message| *message > after) {
-            entries.entry(message).or_insert(None);
-        }
+        entries.extend(fresh.into_iter().filter(|entry| *entry > after));
         let entries: Vec<_> = entries.into_iter().take(max).collect();
         self.with_records(entries, operation).await.map(Some)
     }
 
-    /// Adds the records that are not known yet: from memory the newest, from the file the others, with one query.
-    async fn with_records(
-        &self,
-        mut entries: Vec<(i64, Option<Arc<Record>>)>,
-        operation: &'static str,
-    ) -> Result<Vec<Entry>> {
-        {
+    /// The entries with their records: from memory the newest, from the file the others.
+    async fn with_records(&self, entries: Vec<i64>, operation: &'static str) -> Result<Vec<Entry>> {
+        let known: Vec<Option<Arc<Record>>> = {
             let tail = tail::lock(&self.0.tail);
-            for (message, record) in entries.iter_mut().filter(|(_, record)| record.is_none()) {
-                *record = tail.get(*message).map(|newest| newest.record.clone());
-            }
-        }
-        let missing: Vec<_> =
-            entries.iter().filter(|(_, record)| record.is_none()).map(|(message, _)| *message).collect();
+            entries.iter().map(|entry| Some(tail.get(*entry)?.record.clone())).collect()
+        };
+        let missing = entries.iter().zip(&known).filter(|(_, record)| record.is_none());
+        let missing: Vec<_> = missing.map(|(entry, _)| *entry).collect();
         let mut found = self.records(&missing, operation).await?;
-        let entry = |(message, record): (i64, Option<Arc<Record>>)| {
-            let record = record.or_else(|| found.remove(&message));
+        let entry = |(entry, record): (i64, Option<Arc<Record>>)| {
+            let record = record.or_else(|| found.remove(&entry));
             let record =
                 record.ok_or_else(|| corrupt(operation, "an entry of a message that is not there"))?;
-            Ok(Entry { cursor: self.cursor(message), record })
+            Ok(Entry { cursor: self.cursor(entry), record })
         };
-        entries.into_iter().map(entry).collect()
+        entries.into_iter().zip(known).map(entry).collect()
     }
 
     async fn records(&self, messages: &[i64], operation: &'static str) -> Result<HashMap<i64, Arc<Record>>> {
@@ -179,15 +169,11 @@ impl SqliteInbox {
     }
 }
 
-/// A pull as one statement, so that it sees one state of the file: where the inbox begins, and the entries from the cursor's
-/// own on. The limit stands within, so that only the page's messages are looked up.
-const PULL: &str = concat!(
-    "SELECT x.start, i.message, ",
-    record_columns!(),
-    " FROM (SELECT coalesce((SELECT message FROM inbox_starts WHERE user_id = ?1), 0) AS start) x \
-     LEFT JOIN (SELECT message FROM inbox WHERE user_id = ?1 AND message >= ?2 ORDER BY message LIMIT ?3) i \
-     LEFT JOIN messages m ON m.id = i.message"
-);
+/// A pull as one statement, so that it sees one state of the file: where the inbox begins, and the rows from the cursor's own
+/// entry on.
+const PULL: &str = "SELECT x.start, i.message, i.earlier \
+     FROM (SELECT coalesce((SELECT message FROM inbox_starts WHERE user_id = ?1), 0) AS start) x LEFT JOIN \
+     (SELECT message, earlier FROM inbox WHERE user_id = ?1 AND message >= ?2 ORDER BY message LIMIT ?3) i";
 
 #[async_trait]
 impl SyncInbox for SqliteInbox {

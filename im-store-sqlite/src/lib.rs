@@ -83,6 +83,7 @@ mod log;
 mod members;
 mod memberships;
 mod messages;
+mod pack;
 mod rows;
 mod schema;
 mod settle;

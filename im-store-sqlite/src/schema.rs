@@ -11,6 +11,7 @@ const OPERATION: &str = "open";
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_init.sql"),
     include_str!("../migrations/0002_buffered_boot_and_devices.sql"),
+    include_str!("../migrations/0003_packed_inbox.sql"),
 ];
 
 /// `PRAGMA application_id` of our files: "IMDB".

@@ -15,8 +15,9 @@ use crate::{
     error::{corrupt, failed},
     expire::note_delivery,
     fresh::{ENOUGH, Layer},
-    rows::Statement,
-    values::{MOST_PAIRS, Steps},
+    pack::Pack,
+    rows::{Columns, Statement},
+    values::{MOST_ROWS, Steps},
     writer::Sync,
 };
 
@@ -26,16 +27,26 @@ const OPERATION: &str = "inbox.settle";
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How soon what could not be moved is tried again: before deliveries that wait for room give up.
 const RETRY: Duration = Duration::from_secs(1);
-/// How much one transaction moves: appends wait for it. So many users, each of whom has a page of the file to be written …
+/// How many rows one transaction moves, mostly each to a page of its own: appends wait for it.
 const SLICE: usize = 512;
-/// … or fewer, for so many entries of one user cost about as much as another page.
-const ENTRIES_PER_PAGE: usize = 8;
+/// The same for users whose rows are read first.
+const USERS: usize = 32;
 
 static INSERT: Steps = Steps::new(
-    "INSERT OR IGNORE INTO inbox (user_id, message) SELECT * FROM",
-    2,
+    "INSERT OR IGNORE INTO inbox (user_id, message, earlier) SELECT * FROM",
+    3,
     "WHERE column1 IS NOT NULL",
 );
+
+/// The end of the rows that entries from one to another may touch: those between, and the one that they end in.
+macro_rules! touched {
+    () => {
+        " FROM inbox WHERE user_id = ?1 AND message >= ?2 AND message <= \
+         coalesce((SELECT min(message) FROM inbox WHERE user_id = ?1 AND message >= ?3), 9223372036854775807)"
+    };
+}
+const TOUCHED: &str = concat!("SELECT message, earlier", touched!(), " ORDER BY message");
+const REMOVE: &str = concat!("DELETE", touched!());
 
 /// Runs until the file is closed.
 pub(crate) async fn run(inner: Weak<Inner>, mut grown: watch::Receiver<usize>) {
@@ -65,16 +76,24 @@ pub(crate) async fn settle(inner: &Inner) -> Result<()> {
 }
 
 async fn write(inner: &Inner, layer: &Layer) -> Result<()> {
-    let entries = layer.entries();
-    let mut rest = entries.as_slice();
-    while !rest.is_empty() {
-        let (slice, after) = rest.split_at(slice(rest));
-        rest = after;
+    let breaks = layer.breaks();
+    let rows = layer
+        .users(false)
+        .into_iter()
+        .flat_map(|(user, entries)| Pack::all(entries, &breaks).into_iter().map(move |row| (user, row)));
+    let rows: Vec<_> = rows.collect();
+    for slice in rows.chunks(SLICE) {
         let mut writer = inner.writer(OPERATION).await?;
         if !writer.run(OPERATION, Sync::Normal, transaction(slice)).await? {
             // Then the checkpoint must not go in: the statement passes over keys that are there.
             return Err(corrupt(OPERATION, "a key of the inbox was taken"));
         }
+    }
+    for users in layer.users(true).chunks(USERS) {
+        let mut writer = inner.writer(OPERATION).await?;
+        writer.begin(OPERATION, Sync::Normal).await?;
+        let written = merge(writer.conn(), users, &breaks).await;
+        writer.end(OPERATION, written).await?;
     }
     // Behind all entries: from here on nobody delivers them again.
     let mut writer = inner.writer(OPERATION).await?;
@@ -83,22 +102,40 @@ async fn write(inner: &Inner, layer: &Layer) -> Result<()> {
     writer.end(OPERATION, written).await
 }
 
-/// How many of these entries make a slice.
-fn slice(entries: &[(&UserId, i64)]) -> usize {
-    let (mut user, mut cost) = (None, 0);
-    let over = entries.iter().position(|(next, _)| {
-        cost += if user.replace(*next) == Some(*next) { 1 } else { ENTRIES_PER_PAGE };
-        cost > SLICE * ENTRIES_PER_PAGE
-    });
-    over.unwrap_or(entries.len())
+fn transaction(rows: &[(&UserId, Pack)]) -> impl Iterator<Item = Statement<'static>> {
+    INSERT
+        .transaction(rows, MOST_ROWS)
+        .map(|(sql, rows)| bind_all(sql, rows.iter().map(|(user, row)| (*user, row))))
 }
 
-fn transaction(entries: &[(&UserId, i64)]) -> impl Iterator<Item = Statement<'static>> {
-    INSERT.transaction(entries, MOST_PAIRS).map(|(sql, entries)| {
-        entries.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, (user, message)| {
-            query.bind(Arc::<str>::from(UserId::clone(user))).bind(*message)
-        })
+fn bind_all<'r>(sql: Arc<str>, rows: impl Iterator<Item = (&'r UserId, &'r Pack)>) -> Statement<'static> {
+    rows.fold(sqlx::query(AssertSqlSafe(sql)), |query, (user, row)| {
+        query.bind(Arc::<str>::from(UserId::clone(user))).bind(row.newest()).bind(row.earlier())
     })
+}
+
+/// Brings entries into the rows that are there.
+async fn merge(conn: &mut SqliteConnection, users: &[(&UserId, &[i64])], breaks: &[i64]) -> Result<()> {
+    for (user, entries) in users {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { continue };
+        let bind = |sql| sqlx::query(sql).bind(user.as_str()).bind(first).bind(last);
+        let found = bind(TOUCHED).fetch_all(&mut *conn).await.map_err(failed(OPERATION))?;
+        let row = |row| {
+            let columns = Columns::new(row, 0, OPERATION);
+            Pack::read(columns.int(0)?, columns.optional_text(1)?, OPERATION)
+        };
+        let known: Vec<Pack> = found.iter().map(row).collect::<Result<_>>()?;
+        let merged = Pack::merge(known.clone(), entries, breaks);
+        if merged == known {
+            continue;
+        }
+        bind(REMOVE).execute(&mut *conn).await.map_err(failed(OPERATION))?;
+        for rows in merged.chunks(MOST_ROWS) {
+            let query = bind_all(INSERT.sql(rows.len()), rows.iter().map(|row| (*user, row)));
+            query.execute(&mut *conn).await.map_err(failed(OPERATION))?;
+        }
+    }
+    Ok(())
 }
 
 async fn write_rest(conn: &mut SqliteConnection, layer: &Layer) -> sqlx::Result<()> {
@@ -109,20 +146,4 @@ async fn write_rest(conn: &mut SqliteConnection, layer: &Layer) -> sqlx::Result<
         checkpoints::store(conn, Of::Inbox, *partition, checkpoint).await?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slice_has_many_users_or_many_entries() {
-        let users: Vec<_> = (0..1000).map(|n| UserId::new(format!("{n:04}")).unwrap()).collect();
-        let of_many: Vec<_> = users.iter().map(|user| (user, 1)).collect();
-        assert_eq!(slice(&of_many), SLICE);
-        assert_eq!(slice(&of_many[..10]), 10);
-        let of_one: Vec<_> = (0..10_000).map(|message| (&users[0], message)).collect();
-        assert_eq!(slice(&of_one), 1 + (SLICE - 1) * ENTRIES_PER_PAGE);
-        assert_eq!(slice(&of_one[..1]), 1);
-    }
 }

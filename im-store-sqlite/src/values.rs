@@ -7,12 +7,10 @@
 use std::sync::{Arc, OnceLock};
 
 /// The sizes, in rows. More rows than the largest go in several statements.
-const SIZES: [usize; 6] = [1, 4, 16, 64, 256, 1024];
+const SIZES: [usize; 5] = [1, 4, 16, 64, 256];
 
-/// The most rows of one statement: with many columns a larger one is no faster, and takes much to keep.
-pub(crate) const MOST_ROWS: usize = 256;
-/// The most rows of a statement with two columns.
-pub(crate) const MOST_PAIRS: usize = SIZES[SIZES.len() - 1];
+/// The most rows of one statement: a larger one is no faster, and takes much to keep.
+pub(crate) const MOST_ROWS: usize = SIZES[SIZES.len() - 1];
 
 /// A statement with a list of rows in its midst.
 #[derive(Debug)]
@@ -37,7 +35,7 @@ impl Values {
         Self { begin, before, columns, after, commit, texts: [const { OnceLock::new() }; SIZES.len()] }
     }
 
-    /// The text for `rows` rows, at most [`MOST_PAIRS`].
+    /// The text for `rows` rows, at most [`MOST_ROWS`].
     pub(crate) fn sql(&self, rows: usize) -> Arc<str> {
         let size = SIZES.iter().position(|size| rows <= *size).unwrap_or(SIZES.len() - 1);
         self.texts[size].get_or_init(|| self.write(SIZES[size])).clone()

@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use im_core::{
     Append, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationId, Cursor, Delivered, Delivery,
@@ -13,6 +17,8 @@ use im_core::{
 };
 use im_store_sqlite::Sqlite;
 use im_testkit::Data;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 use support::File;
 
 fn user(name: &str) -> UserId {
@@ -203,6 +209,98 @@ async fn a_page_comes_from_memory_and_file_alike() {
         }
     }
     assert_eq!(got, all.iter().map(|record| record.record.clone()).collect::<Vec<_>>());
+}
+
+/// All entries after a cursor, `max` at once.
+async fn pages(sqlite: &Sqlite, user: &UserId, after: &Cursor, max: usize) -> Vec<u64> {
+    let (mut after, mut got) = (after.clone(), Vec::new());
+    loop {
+        let Pull::Page { entries, more } = sqlite.inbox().pull(user, &after, max).await.unwrap() else {
+            panic!("a cursor is not served");
+        };
+        got.extend(entries.iter().map(|entry| entry.record.seq.0));
+        match entries.last() {
+            Some(last) if more => after = last.cursor.clone(),
+            _ => return got,
+        }
+    }
+}
+
+/// A row of the file holds many entries. Records come late, twice and in pieces; the file is written now and then.
+#[tokio::test]
+async fn entries_are_in_order_and_once_whatever_rows_they_go_to() {
+    const RECORDS: usize = 400;
+    let (file, sqlite) = file().await;
+    let records = append(&sqlite, "g", RECORDS).await;
+    let users = ["alice", "bob", "carol"].map(user);
+    let anchor = sqlite.inbox().anchor(&users[0]).await.unwrap();
+    let mut random = StdRng::seed_from_u64(7);
+    let mut got: BTreeMap<&UserId, BTreeSet<u64>> = BTreeMap::new();
+    let mut cursors = BTreeMap::new();
+    for round in 0..60 {
+        let from = random.random_range(0..RECORDS);
+        let to = random.random_range(from..RECORDS.min(from + 100)) + 1;
+        let some: Vec<_> = records[from..to].iter().filter(|_| random.random_bool(0.7)).cloned().collect();
+        let to_whom = &users[..random.random_range(1..=users.len())];
+        if some.is_empty() {
+            continue;
+        }
+        for (user, delivered) in to_whom.iter().zip(deliver(&sqlite, &some, to_whom).await) {
+            let seqs = some.iter().map(|record| record.record.seq.0);
+            cursors.extend(seqs.clone().zip(delivered.cursors.iter().cloned()));
+            got.entry(user).or_default().extend(seqs);
+        }
+        if round % 3 == 0 {
+            // Moves what is in memory into the file.
+            sqlite.inbox().expire(1).await.unwrap();
+        }
+        let (user, max) = (&to_whom[0], random.random_range(1..150));
+        let after = random.random_range(1..=RECORDS as u64);
+        let expected = |after| got[user].iter().copied().filter(move |seq| *seq > after).collect::<Vec<_>>();
+        assert_eq!(pages(&sqlite, user, &anchor, max).await, expected(0));
+        match cursors.get(&after) {
+            Some(cursor) if got[user].contains(&after) => {
+                assert_eq!(pages(&sqlite, user, cursor, max).await, expected(after));
+            }
+            Some(cursor) => assert_eq!(sqlite.inbox().pull(user, cursor, max).await.unwrap(), Pull::Resync),
+            None => {}
+        }
+    }
+    sqlite.close().await.unwrap();
+    let mut raw = SqliteConnectOptions::new().filename(file.path("chat.db")).connect().await.unwrap();
+    for (user, got) in got {
+        let sql = "SELECT m.sequence_id FROM inbox_entries e JOIN messages m ON m.id = e.message WHERE user_id = ? ORDER BY 1";
+        let rows: Vec<i64> = sqlx::query_scalar(sql).bind(user.as_str()).fetch_all(&mut raw).await.unwrap();
+        assert_eq!(rows, got.iter().map(|seq| *seq as i64).collect::<Vec<_>>());
+        let overlaps: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM inbox a, inbox b WHERE a.user_id = b.user_id AND a.message < b.message \
+             AND a.message >= coalesce(json_extract(b.earlier, '$[0]'), b.message)",
+        )
+        .fetch_one(&mut raw)
+        .await
+        .unwrap();
+        assert_eq!(overlaps, 0);
+    }
+}
+
+/// A file of the version before has an entry a row.
+#[tokio::test]
+async fn rows_of_one_entry_are_read_and_added_to() {
+    let (file, sqlite) = file().await;
+    let records = append(&sqlite, "g", 20).await;
+    let alice = user("alice");
+    let anchor = sqlite.inbox().anchor(&alice).await.unwrap();
+    sqlite.close().await.unwrap();
+    let mut raw = SqliteConnectOptions::new().filename(file.path("chat.db")).connect().await.unwrap();
+    let insert = "INSERT INTO inbox (user_id, message) SELECT 'alice', id FROM messages WHERE id % 2 = 0";
+    sqlx::query(insert).execute(&mut raw).await.unwrap();
+    raw.close().await.unwrap();
+    file.reopen().await.unwrap();
+    let sqlite = file.open();
+    assert_eq!(pages(&sqlite, &alice, &anchor, 3).await, (2..=20).step_by(2).collect::<Vec<_>>());
+    deliver(&sqlite, &records, std::slice::from_ref(&alice)).await;
+    sqlite.inbox().expire(1).await.unwrap();
+    assert_eq!(pages(&sqlite, &alice, &anchor, 3).await, (1..=20).collect::<Vec<_>>());
 }
 
 /// Fresh entries of records that the log's newest part in memory does not have.

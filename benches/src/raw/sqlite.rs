@@ -180,7 +180,7 @@ fn text(rows: Rows, size: usize, first: bool, last: bool) -> String {
         client_msg_id, kind, content_type, content, content_hash) VALUES ";
     const TIMELINES: &str = "; INSERT INTO timelines (conversation_id, sequence_id, main_user, device, ordinal, message) \
         SELECT conversation_id, sequence_id, '', '', ordinal, id FROM messages WHERE id >= ?1";
-    const ENTRIES: &str = "; INSERT INTO inbox SELECT send_from, id FROM messages WHERE id >= ?1 \
+    const ENTRIES: &str = "; INSERT INTO inbox (user_id, message) SELECT send_from, id FROM messages WHERE id >= ?1 \
         UNION ALL SELECT send_to, id FROM messages WHERE id >= ?1 ORDER BY 1, 2";
     let (insert, columns, after) = match rows {
         Rows::Messages => (MESSAGES, 12, [TIMELINES, ""]),
