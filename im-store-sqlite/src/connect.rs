@@ -33,6 +33,7 @@ use crate::{
     rows::number,
     schema, settle,
     tail::Tail,
+    thread::WriterThread,
     wal,
     writer::{Sync, Writer},
 };
@@ -54,6 +55,8 @@ pub struct Sqlite {
 #[derive(Debug)]
 pub(crate) struct Inner {
     writer: tokio::sync::Mutex<Option<Writer>>,
+    /// Where everything runs that writes.
+    pub(crate) thread: WriterThread,
     readers: SqlitePool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) expiry: Duration,
@@ -211,6 +214,7 @@ impl Inner {
         let (commits, tail) = (writer.commits.subscribe(), writer.tail.clone());
         let inner = Arc::new(Self {
             writer: tokio::sync::Mutex::new(Some(writer)),
+            thread: WriterThread::start().map_err(|error| io_failed(OPERATION, error))?,
             readers,
             clock: config.clock,
             expiry: config.expiry,
@@ -228,8 +232,8 @@ impl Inner {
             undelivered: delivered.filter(|at| number(at.position.offset) < end).map(|_| end),
             checkpointer: Mutex::default(),
         });
-        let task = tokio::spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
-        tokio::spawn(settle::run(Arc::downgrade(&inner), inner.fresh.grown.subscribe()));
+        let task = inner.thread.spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
+        inner.thread.spawn(settle::run(Arc::downgrade(&inner), inner.fresh.grown.subscribe()));
         *inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(inner)
     }
@@ -256,17 +260,6 @@ impl Inner {
     pub(crate) fn set_epochs(&self, epochs: Epochs) {
         *self.epochs.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(epochs);
     }
-}
-
-/// Runs what must not stop half-way in a task of its own, so that a caller that goes away leaves nothing half done.
-pub(crate) async fn detached<T: Send + 'static>(
-    operation: &'static str,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
-        Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, "the runtime is shutting down")
-            .with_source(error))
-    })
 }
 
 /// The name of a file that lies beside.

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::{
     SqliteStore,
-    connect::{Inner, detached},
+    connect::Inner,
     error::{failed, invalid},
     members,
     memberships::{self, conversation_columns},
@@ -142,7 +142,7 @@ impl ConversationStore for SqliteStore {
                 .map(|(there, wanted)| same(there, wanted))
                 .collect());
         }
-        detached("conversations.create", create(self.0.clone(), wanted)).await
+        self.0.thread.run("conversations.create", create(self.0.clone(), wanted)).await
     }
 
     async fn get(&self, ids: &[ConversationId]) -> Result<Vec<Option<Conversation>>> {
@@ -235,7 +235,7 @@ impl ConversationStore for SqliteStore {
 
     async fn apply_members(&self, store: &Incarnation, changes: &[ConversationChange]) -> Result<()> {
         let work = members::apply(self.0.clone(), store.clone(), changes.to_vec());
-        detached("conversations.apply_members", work).await
+        self.0.thread.run("conversations.apply_members", work).await
     }
 
     async fn applied(&self, ids: &[ConversationId]) -> Result<Vec<Mark>> {

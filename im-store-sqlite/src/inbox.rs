@@ -19,7 +19,7 @@ use im_core::{
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    connect::{Inner, detached},
+    connect::Inner,
     cursor, deliver,
     error::{BACKEND, corrupt, failed},
     expire,
@@ -221,11 +221,11 @@ impl SyncInbox for SqliteInbox {
         if let Some(end) = ends.into_iter().flatten().next() {
             return Ok(self.cursor(end));
         }
-        detached(operation, deliver::anchor(self.0.clone(), user.clone())).await?;
+        self.0.thread.run(operation, deliver::anchor(self.0.clone(), user.clone())).await?;
         Ok(self.cursor(0))
     }
 
     async fn expire(&self, max: usize) -> Result<bool> {
-        detached("inbox.expire", expire::expire(self.0.clone(), max.clamp(1, MOST_ENTRIES))).await
+        self.0.thread.run("inbox.expire", expire::expire(self.0.clone(), max.clamp(1, MOST_ENTRIES))).await
     }
 }

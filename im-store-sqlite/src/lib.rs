@@ -90,6 +90,7 @@ mod settle;
 mod store;
 mod store_epochs;
 mod tail;
+mod thread;
 mod user_state;
 mod values;
 mod versions;

@@ -10,7 +10,7 @@ use im_core::{
 
 use crate::{
     append,
-    connect::{Inner, detached},
+    connect::Inner,
     epochs::LogEpoch,
     error::{BACKEND, failed, invalid, other_incarnation},
     messages,
@@ -119,7 +119,7 @@ impl MessageLog for SqliteLog {
     }
 
     async fn open_epoch(&self, epoch: Epoch, incarnation: &Incarnation) -> Result<()> {
-        detached("log.open_epoch", open_epoch(self.0.clone(), epoch, incarnation.clone())).await
+        self.0.thread.run("log.open_epoch", open_epoch(self.0.clone(), epoch, incarnation.clone())).await
     }
 
     async fn append(
@@ -129,7 +129,7 @@ impl MessageLog for SqliteLog {
         batch: &[Append],
     ) -> Result<Vec<AppendOutcome>> {
         check_partition(partition, "log.append")?;
-        detached("log.append", append::append(self.0.clone(), epoch, batch.to_vec())).await
+        self.0.thread.run("log.append", append::append(self.0.clone(), epoch, batch.to_vec())).await
     }
 
     async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {

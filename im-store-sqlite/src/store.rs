@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
 use crate::{
     apply,
     checkpoints::{self, Of},
-    connect::{Inner, detached},
+    connect::Inner,
     error::{BACKEND, failed},
     messages,
     rows::{Columns, limit, number, record_columns},
@@ -112,7 +112,7 @@ impl MessageStore for SqliteStore {
     }
 
     async fn open_epoch(&self, log: &Incarnation) -> Result<Epoch> {
-        detached("store.open_epoch", store_epochs::open(self.0.clone(), log.clone())).await
+        self.0.thread.run("store.open_epoch", store_epochs::open(self.0.clone(), log.clone())).await
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
@@ -120,7 +120,7 @@ impl MessageStore for SqliteStore {
     }
 
     async fn apply(&self, batch: &Batch) -> Result<()> {
-        detached("store.apply", apply::apply(self.0.clone(), batch.clone())).await
+        self.0.thread.run("store.apply", apply::apply(self.0.clone(), batch.clone())).await
     }
 
     async fn history(&self, query: &HistoryQuery) -> Result<History> {

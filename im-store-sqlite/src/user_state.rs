@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::{
     SqliteStore,
-    connect::{Inner, detached},
+    connect::Inner,
     devices,
     error::{BACKEND, failed},
     memberships,
@@ -264,7 +264,7 @@ async fn write_settings(
 #[async_trait]
 impl UserState for SqliteStore {
     async fn mark_read(&self, marks: &[ReadMark]) -> Result<Vec<Marked>> {
-        detached(MARK_READ, mark_read(self.0.clone(), marks.to_vec())).await
+        self.0.thread.run(MARK_READ, mark_read(self.0.clone(), marks.to_vec())).await
     }
 
     async fn set(
@@ -273,7 +273,7 @@ impl UserState for SqliteStore {
         conversation: &ConversationId,
         change: &SettingsChange,
     ) -> Result<Option<StateVersion>> {
-        detached(SET, set(self.0.clone(), user.clone(), conversation.clone(), change.clone())).await
+        self.0.thread.run(SET, set(self.0.clone(), user.clone(), conversation.clone(), change.clone())).await
     }
 
     async fn state(
@@ -285,7 +285,8 @@ impl UserState for SqliteStore {
     ) -> Result<State> {
         let mut since = since.as_ref().and_then(|since| number_of(&self.0.incarnation, since));
         if let Some(device) = device {
-            let is_new = detached(STATE, devices::see(self.0.clone(), user.clone(), device.clone())).await?;
+            let is_new =
+                self.0.thread.run(STATE, devices::see(self.0.clone(), user.clone(), device.clone())).await?;
             // A device that was forgotten gets other marks than it had, which no version tells.
             since = since.filter(|_| !is_new);
         }
@@ -310,7 +311,7 @@ impl UserState for SqliteStore {
     }
 
     async fn forget_devices(&self, before: Timestamp) -> Result<usize> {
-        detached("states.forget_devices", devices::forget(self.0.clone(), before)).await
+        self.0.thread.run("states.forget_devices", devices::forget(self.0.clone(), before)).await
     }
 }
 

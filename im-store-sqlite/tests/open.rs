@@ -193,6 +193,27 @@ async fn what_did_not_wait_for_the_disk_is_other_data_after_a_crash_of_the_syste
     }
 }
 
+/// What was begun is finished on the writer's own thread, however busy the host's runtime is.
+#[test]
+fn an_append_goes_on_while_the_hosts_runtime_stands_still() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let folder = Folder::new();
+    runtime().block_on(async {
+        let sqlite = folder.open().await.unwrap();
+        append(&sqlite, 1, 10).await.unwrap();
+        let log = sqlite.log();
+        let after = log.ends().await.unwrap()[0];
+        let mut begun = std::pin::pin!(append(&sqlite, 3000, 10));
+        assert!(futures::poll!(&mut begun).is_pending());
+        let other = std::thread::spawn(move || {
+            runtime().block_on(log.read(Partition(0), after, 10, Duration::from_secs(30)))
+        });
+        let LogRead::Records(records) = other.join().unwrap().unwrap() else { panic!("trimmed") };
+        assert_eq!(records.len(), 10);
+        assert_eq!(begun.await.unwrap().len(), 3000);
+    });
+}
+
 /// A runtime that ends drops its tasks wherever they are.
 #[test]
 fn what_a_dropped_task_left_open_is_not_taken_for_written() {
