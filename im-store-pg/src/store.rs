@@ -74,15 +74,13 @@ impl PgStore {
             Direction::Forward => self.0.sql(page!("ASC")),
             Direction::Backward => self.0.sql(page!("DESC")),
         };
-        let rows = sqlx::query(sql)
+        let asked = sqlx::query(sql)
             .bind(self.0.part(&query.conversation))
             .bind(query.conversation.as_str())
             .bind(number(query.from.0))
             .bind(query.to.map(|to| number(to.0)))
-            .bind(limit(max))
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(limit(max));
+        let rows = self.0.pool.read(asked).await.map_err(failed(operation))?;
         let (mut head, mut records) = (Mark::default(), Vec::with_capacity(rows.len()));
         for row in &rows {
             let columns = Columns::new(row, 0, operation);
@@ -150,13 +148,11 @@ impl MessageStore for PgStore {
             " FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
              AND m.sequence_id = k.sequence_id LIMIT 1) m"
         ));
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(places.iter().map(|(id, _)| self.0.part(id)).collect::<Vec<_>>())
             .bind(places.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-            .bind(places.iter().map(|(_, seq)| number(seq.0)).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(places.iter().map(|(_, seq)| number(seq.0)).collect::<Vec<_>>());
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         place(&rows, places.len(), operation)
     }
 
@@ -175,12 +171,10 @@ impl MessageStore for PgStore {
             " FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
              ORDER BY m.sequence_id DESC LIMIT 1) m"
         ));
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(conversations.iter().map(|id| self.0.part(id)).collect::<Vec<_>>())
-            .bind(conversations.iter().map(ConversationId::as_str).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(conversations.iter().map(ConversationId::as_str).collect::<Vec<_>>());
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         place(&rows, conversations.len(), operation)
     }
 
