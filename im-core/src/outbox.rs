@@ -65,8 +65,8 @@ pub struct Waiting {
 /// 4. **Kept.** A message waits until it is said to be done or refused; to say so again does nothing. A refused one is kept aside, with
 ///    the refusal, for the host.
 ///
-/// What this version cannot read stops nothing: a page passes over it, and the backend puts it aside when no node can be expected to
-/// read it any more.
+/// What this version cannot read stops nothing: a page passes over it. The backend puts it aside when no node can be expected to read it
+/// any more: long after it was sent, and not before the caller has [let others look](Self::pass_on).
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Outbox: fmt::Debug + Send + Sync + 'static {
@@ -96,4 +96,14 @@ pub trait Outbox: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// They may have been put aside.
     async fn refuse(&self, refused: &[(Place, Refusal)]) -> Result<()>;
+
+    /// Whether something waits that this version cannot read. Then the caller lets other nodes look, which may be of a newer version;
+    /// what is still there when it looks again may be put aside.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    ///
+    /// # Cancel safety
+    /// What was passed over may be put aside from then on.
+    async fn pass_on(&self) -> Result<bool>;
 }

@@ -19,7 +19,8 @@ use crate::{
 /// 4. **Fenced.** An apply made under another store incarnation, or under a log incarnation that is not that of the newest
 ///    epoch, fails with [`OtherIncarnation`](crate::ErrorKind::OtherIncarnation) and changes nothing.
 /// 5. **Exact pages.** History is a keyset page: the records of a range next to its near end, in order, none left out.
-/// 6. **Behind.** A range that ends above the conversation's head is [`History::Behind`], never a short page.
+/// 6. **Behind.** A range that ends above the conversation's head is [`History::Behind`], never a short page. Either answer names
+///    that head.
 /// 7. **Own sends are read.** An applied message is a read mark of its sender (of its device, if it names one), with its
 ///    ordinal, and raises no state version.
 /// 8. **Epochs increase.** A new log incarnation gets max(last + 1, minutes since 2026-01-01); the same one always the same
@@ -160,6 +161,8 @@ pub enum History {
         records: Vec<Arc<Record>>,
         /// Whether the range holds more beyond the page's far end.
         more: bool,
+        /// The conversation's head, read with the records or before them.
+        head: Mark,
     },
     /// The range ends above the head that the store has applied.
     Behind {

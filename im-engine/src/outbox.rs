@@ -24,6 +24,8 @@ const LASTS: Duration = Duration::from_secs(3);
 /// How often the outbox is looked into. Nobody tells of its messages: a word inside the host's transaction would make all that say one
 /// commit one after the other.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often a node that cannot read something lets others look, which may be of a newer version.
+const PASS_ON: Duration = Duration::from_secs(30);
 /// The longest pause while something cannot be sent.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -31,7 +33,7 @@ impl Inner {
     /// Sends what is in the outbox for as long as the node takes work in; nothing to do where the store has none.
     pub(crate) fn drain_outbox(self: &Arc<Self>) {
         if let Some(outbox) = self.parts.store.outbox.clone() {
-            self.spawn(Drain { inner: self.clone(), outbox, claimed: None }.run());
+            self.spawn(Drain { inner: self.clone(), outbox, claimed: None, passed_on: None }.run());
         }
     }
 }
@@ -41,6 +43,8 @@ struct Drain {
     outbox: Arc<dyn Outbox>,
     /// When this node last got the lease.
     claimed: Option<Instant>,
+    /// When it last let others look.
+    passed_on: Option<Instant>,
 }
 
 /// How a round ended.
@@ -51,6 +55,8 @@ enum Round {
     Left,
     /// Another node has the lease.
     NotOurs,
+    /// Another node may have it.
+    PassedOn,
 }
 
 /// What became of the messages of one conversation.
@@ -86,6 +92,8 @@ impl Drain {
                     LOOK
                 }
                 Ok(Round::NotOurs) => self.lease() / 3,
+                // Until every other has looked for it.
+                Ok(Round::PassedOn) => LASTS,
                 left => {
                     if let Err(error) = left {
                         tracing::warn!(%error, "the outbox cannot be sent; again in {pause:?}");
@@ -111,9 +119,23 @@ impl Drain {
             after = page.last().map(|last| last.place);
             self.send(page, &mut blocked).await?;
             if is_last {
+                if self.pass_on().await? {
+                    return Ok(Round::PassedOn);
+                }
                 return Ok(if blocked.is_empty() { Round::Empty } else { Round::Left });
             }
         }
+    }
+
+    /// Gives the lease back, now and then, where something is passed over that only another node may be able to send.
+    async fn pass_on(&mut self) -> Result<bool> {
+        let is_due = self.passed_on.is_none_or(|passed_on| passed_on.elapsed() >= PASS_ON);
+        if !is_due || !self.outbox.pass_on().await? {
+            return Ok(false);
+        }
+        self.inner.parts.log.leases.release(LEASE, &self.inner.node).await?;
+        (self.claimed, self.passed_on) = (None, Some(Instant::now()));
+        Ok(true)
     }
 
     async fn has_lease(&mut self) -> Result<bool> {
@@ -226,6 +248,8 @@ mod tests {
         fails: Mutex<u32>,
         /// Whoever looks hangs for ever.
         dead: Mutex<bool>,
+        /// Something waits that cannot be read here.
+        is_old: Mutex<bool>,
     }
 
     impl Desk {
@@ -264,6 +288,10 @@ mod tests {
                 self.refused.lock().unwrap().push((place.number, refusal.code()));
             }
             Ok(())
+        }
+
+        async fn pass_on(&self) -> Result<bool> {
+            Ok(*self.is_old.lock().unwrap())
         }
     }
 
@@ -465,6 +493,29 @@ mod tests {
         bed.empty().await;
         assert!(since.elapsed() > LASTS / 3, "the first had the lease, and did not give it back");
         assert!(since.elapsed() <= Duration::from_secs(5), "{:?}", since.elapsed());
+        other.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_read_something_lets_others_look_and_goes_on_where_there_is_none() {
+        let bed = bed(0).await;
+        *bed.desk.is_old.lock().unwrap() = true;
+        bed.desk.put(1, bed.message(0, 1, ContentType::Text));
+        bed.empty().await;
+        let since = Instant::now();
+        bed.desk.put(2, bed.message(0, 2, ContentType::Text));
+        bed.empty().await;
+        assert!(since.elapsed() <= LASTS + LOOK * 2, "{:?}", since.elapsed());
+
+        let newer = Arc::new(Desk::default());
+        let store = StorePart { outbox: Some(newer.clone()), ..Parts::from(&bed.memory).store.unwrap() };
+        let other = Engine::builder(Parts::from(&bed.memory)).store(store).start().await.unwrap();
+        newer.put(1, bed.message(0, 3, ContentType::Text));
+        let since = Instant::now();
+        let bed = Bed { desk: newer, ..bed };
+        bed.empty().await;
+        assert!(since.elapsed() <= PASS_ON + LASTS, "{:?}", since.elapsed());
+        assert_eq!(bed.history(0).await, ["1", "2", "3"]);
         other.shutdown().await;
     }
 }

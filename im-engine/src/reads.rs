@@ -56,14 +56,27 @@ impl Inner {
         id: &ConversationId,
         range: HistoryRange,
     ) -> ChatResult<HistoryPage> {
-        // The end before the membership: whatever comes in between lies above it, and the right to that is not known.
-        let end = self.end(id, range.to).await?;
+        let max = self.page(range.max);
+        let query = HistoryQuery {
+            conversation: id.clone(),
+            from: range.from,
+            to: range.to,
+            direction: range.direction,
+            max,
+        };
+        // The end before the membership: whatever comes in between lies above it, and the right to that is not known. The page
+        // comes with it, as if all of it were to be shown.
+        let (end, guess) = self.end_with_page(query).await?;
         let membership = self.membership(id, user).await?;
         let mut spans = end.spans(&membership, range)?;
+        if let (Some(guess), [span]) = (guess, &*spans)
+            && let Some(page) = guess.within(*span)
+        {
+            return Ok(page);
+        }
         if range.direction == Direction::Backward {
             spans.reverse();
         }
-        let max = self.page(range.max);
         let mut page = HistoryPage::default();
         for (from, to) in spans {
             if page.records.len() == max {
@@ -82,15 +95,21 @@ impl Inner {
         Ok(page)
     }
 
-    /// Where a timeline ends for who wants it up to `to`.
-    async fn end(&self, id: &ConversationId, to: Option<Seq>) -> ChatResult<End> {
-        let head = self.stored_head(id).await?;
-        if to.is_none_or(|to| to <= head.seq) {
-            return Ok(End { head, is_all: false });
+    /// Where a timeline ends for who wants this range of it; with the page, unless the range ends above.
+    async fn end_with_page(&self, query: HistoryQuery) -> ChatResult<(End, Option<Guess>)> {
+        match self.parts.store.messages.history(&query).await? {
+            History::Page { records, more, head } => {
+                Ok((End { head, is_all: false }, Some(Guess { query, records, more, head })))
+            }
+            History::Behind { .. } => Ok((self.end_above(&query.conversation).await?, None)),
         }
+    }
+
+    /// Where a timeline ends for who wants it up to above its head.
+    async fn end_above(&self, id: &ConversationId) -> ChatResult<End> {
         let data = self.parts.store.messages.info().await?.incarnation;
         let stored_all = self.stored_all(id).await?;
-        // Again, because the store may have come on while the log was asked.
+        // After that, because the store may have come on while the log was asked.
         let head = self.stored_head(id).await?;
         // Or it has lost its tail meanwhile: then the head is not the one that goes with its checkpoint.
         let is_all = stored_all && self.parts.store.messages.info().await?.incarnation == data;
@@ -120,12 +139,12 @@ impl Inner {
             History::Behind { .. } => {}
             page => return Ok(page),
         }
-        let end = self.end(&query.conversation, query.to).await?;
+        let end = self.end_above(&query.conversation).await?;
         if !end.is_all {
             return Ok(messages.history(&query).await?);
         }
         if end.head.seq < query.from {
-            return Ok(History::Page { records: Vec::new(), more: false });
+            return Ok(History::Page { records: Vec::new(), more: false, head: end.head });
         }
         query.to = query.to.map(|to| to.min(end.head.seq));
         Ok(messages.history(&query).await?)
@@ -297,11 +316,54 @@ impl End {
     }
 }
 
+/// A page that was read before it was known what of it the user may read.
+#[derive(Debug)]
+struct Guess {
+    query: HistoryQuery,
+    records: Vec<Arc<Record>>,
+    more: bool,
+    head: Mark,
+}
+
+impl Guess {
+    /// The same page of a part of the range, where this one tells it.
+    fn within(self, (low, high): (Seq, Seq)) -> Option<HistoryPage> {
+        let Self { query, mut records, more, head } = self;
+        let to = query.to.unwrap_or(head.seq);
+        let (first, last) = (records.first().map(|first| first.seq), records.last().map(|last| last.seq));
+        let begins = match query.direction {
+            Direction::Forward => first.is_none_or(|first| first >= low),
+            Direction::Backward => last.is_none_or(|last| last <= high),
+        };
+        // Who has left meanwhile may read the leaving record, above the head.
+        if !begins || high > to {
+            return None;
+        }
+        let read = records.len();
+        records.retain(|record| (low..=high).contains(&record.seq));
+        let is_whole = records.len() < read || !more;
+        let more = !is_whole
+            && match query.direction {
+                Direction::Forward if high == to => true,
+                Direction::Forward if last.is_some_and(|last| last < high) => return None,
+                Direction::Backward if low == query.from => true,
+                Direction::Backward => match records.first()? {
+                    first if first.seq <= low => false,
+                    // Sequence ids are dense: the one below is there.
+                    first if first.hole_after.is_none() => true,
+                    _ => return None,
+                },
+                Direction::Forward => false,
+            };
+        Some(HistoryPage { records, more })
+    }
+}
+
 impl HistoryPage {
     fn extend(&mut self, history: History, direction: Direction) -> ChatResult<()> {
         match history {
             History::Behind { head } => return Err(Refusal::Behind { head }.into()),
-            History::Page { records, more } => {
+            History::Page { records, more, .. } => {
                 self.more |= more;
                 match direction {
                     Direction::Forward => self.records.extend(records),
@@ -310,5 +372,60 @@ impl HistoryPage {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::Timestamp;
+
+    use super::*;
+    use crate::commit::tests::append;
+
+    /// With a hole between 5 and 9, and another one before a first record that was lost.
+    fn timeline() -> Vec<Arc<Record>> {
+        let place = |seq| Mark { seq: Seq(seq), ordinal: Ordinal(seq) };
+        let record = |(seq, hole)| append("m").at(place(seq), Timestamp(0), hole);
+        let all =
+            [(2, Some(Seq(1))), (3, None), (4, None), (5, None), (9, Some(Seq(6))), (10, None), (11, None)];
+        all.into_iter().map(|one| Arc::new(record(one))).collect()
+    }
+
+    fn page(timeline: &[Arc<Record>], query: &HistoryQuery) -> (Vec<Arc<Record>>, bool) {
+        let to = query.to.unwrap_or(Seq(11));
+        let range = timeline.iter().filter(|record| (query.from..=to).contains(&record.seq));
+        let all: Vec<_> = range.cloned().collect();
+        let cut = query.max.min(all.len());
+        let page = match query.direction {
+            Direction::Forward => &all[..cut],
+            Direction::Backward => &all[all.len() - cut..],
+        };
+        (page.to_vec(), all.len() > cut)
+    }
+
+    #[test]
+    fn a_page_of_a_part_is_what_the_store_would_have_answered() {
+        let (timeline, mut told) = (timeline(), 0);
+        let head = Mark { seq: Seq(11), ordinal: Ordinal(11) };
+        let ends = (0..=11).flat_map(|from| (from..=11).map(move |to| (Seq(from), Seq(to))));
+        for (from, to) in ends.clone() {
+            for (low, high) in ends.clone().filter(|(low, high)| from <= *low && *high <= to) {
+                for (max, direction) in
+                    (1..=8).flat_map(|max| [(max, Direction::Forward), (max, Direction::Backward)])
+                {
+                    let to = (to != Seq(11)).then_some(to);
+                    let query =
+                        HistoryQuery { conversation: append("m").conversation, from, to, direction, max };
+                    let (records, more) = page(&timeline, &query);
+                    let guess = Guess { query: query.clone(), records, more, head };
+                    let Some(found) = guess.within((low, high)) else { continue };
+                    let part = HistoryQuery { from: low, to: Some(high), ..query.clone() };
+                    let due = page(&timeline, &part);
+                    assert_eq!((found.records, found.more), due, "{query:?} within {low:?} to {high:?}");
+                    told += usize::from(from < low || query.to.is_some_and(|to| high < to));
+                }
+            }
+        }
+        assert!(told > 1000, "{told}");
     }
 }

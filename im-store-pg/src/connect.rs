@@ -15,7 +15,7 @@ use crate::{
     ear::Ear,
     error::{BACKEND, failed, invalid},
     gather::Gather,
-    outbox::Floor,
+    outbox::{Floor, PassedOver},
     pool::{self, Pool, Signs},
     report, schema,
     spans::Spans,
@@ -57,6 +57,7 @@ pub(crate) struct Inner {
     /// The longest content of [`PgBackend::send_in`].
     pub(crate) content_bytes: usize,
     pub(crate) outbox_floor: Mutex<Floor>,
+    pub(crate) outbox_passed: Mutex<PassedOver>,
 }
 
 /// A text of SQL that is safe: made of this crate's own and of the quoted name of the schema.
@@ -145,6 +146,7 @@ impl PgBackend {
             durability: report.durability,
             content_bytes: config.content_bytes,
             outbox_floor: Mutex::default(),
+            outbox_passed: Mutex::default(),
         };
         let inner = Arc::new(inner);
         let (weak, pool, log) = (Arc::downgrade(&inner), inner.pool.clone(), wake::channel(&inner.name));

@@ -231,8 +231,7 @@ impl ConversationStore for PgStore {
         if let ([one], None) = (wanted, device) {
             return Ok(vec![gather::one(&self.0, one.clone(), operation).await?]);
         }
-        let mut conn = self.0.pool.acquire().await.map_err(failed(operation))?;
-        memberships::get(&self.0, &mut conn, wanted, device.as_ref(), operation).await
+        memberships::read(&self.0, wanted, device.as_ref(), operation).await?.into_iter().collect()
     }
 
     async fn members(
@@ -247,14 +246,12 @@ impl ConversationStore for PgStore {
             "SELECT main_user, role, nickname FROM {im}.group_members WHERE conversation_id = $1 AND main_user > $2 \
              AND joined <= $3 AND (left_after IS NULL OR left_after >= $3) ORDER BY main_user LIMIT $4",
         );
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(conversation.as_str())
             .bind(after.as_ref().map_or("", UserId::as_str))
             .bind(number(at.0))
-            .bind(limit(max.min(MOST_MEMBERS)))
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(limit(max.min(MOST_MEMBERS)));
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         let member = |columns: Columns<'_>| {
             Ok(Member {
                 user: columns.parse(0, UserId::new)?,

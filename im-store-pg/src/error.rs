@@ -71,6 +71,11 @@ pub(crate) fn kind_of(error: &sqlx::Error) -> ErrorKind {
     of_sqlx(error).0
 }
 
+/// Whether the connection went away under a statement.
+pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
+    of_sqlx(error) == (ErrorKind::Unavailable, Outcome::Unknown)
+}
+
 /// Maps what sqlx says about an operation.
 pub(crate) fn failed(operation: &'static str) -> impl Fn(sqlx::Error) -> Error {
     move |error| {

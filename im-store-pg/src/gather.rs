@@ -5,17 +5,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use im_core::{ConversationId, Error, ErrorKind, Membership, Result, UserId};
+use im_core::{ConversationId, Error, ErrorKind, Membership, Outcome, Result, UserId};
 use tokio::sync::oneshot;
 
-use crate::{
-    connect::Inner,
-    error::{BACKEND, failed},
-    memberships,
-};
+use crate::{connect::Inner, error::BACKEND, memberships};
 
 /// How many look-ups a statement takes at most.
 const MOST: usize = 500;
+/// How many look-ups wait at most. Whoever comes when there are more is refused.
+const MOST_WAITING: usize = 10_000;
 /// How many statements are under way at once.
 const READERS: usize = 2;
 
@@ -40,13 +38,19 @@ impl Gather {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a look-up; whether one reader more is needed.
-    fn enter(&self, asked: Asked) -> bool {
+    /// Enters a look-up; whether one reader more is needed. None where too many wait.
+    fn enter(&self, asked: Asked) -> Option<bool> {
         let mut waiting = self.lock();
+        if waiting.asked.len() >= MOST_WAITING {
+            waiting.asked.retain(|asked| !asked.answer.is_closed());
+        }
+        if waiting.asked.len() >= MOST_WAITING {
+            return None;
+        }
         waiting.asked.push(asked);
         let is_needed = waiting.readers < READERS;
         waiting.readers += usize::from(is_needed);
-        is_needed
+        Some(is_needed)
     }
 }
 
@@ -92,7 +96,11 @@ pub(crate) async fn one(
     operation: &'static str,
 ) -> Result<Option<Membership>> {
     let (answer, answered) = oneshot::channel();
-    if inner.gather.enter(Asked { wanted, answer }) {
+    let is_needed = inner.gather.enter(Asked { wanted, answer }).ok_or_else(|| {
+        Error::new(ErrorKind::Full, BACKEND, operation, "too many look-ups wait")
+            .with_outcome(Outcome::NotDone)
+    })?;
+    if is_needed {
         let reader = Reader { gather: inner.gather.clone(), has_ended: false };
         tokio::spawn(read(reader, inner.clone(), operation));
     }
@@ -110,12 +118,8 @@ async fn read(mut reader: Reader, inner: Arc<Inner>, operation: &'static str) {
         }
         let (wanted, answers): (Vec<_>, Vec<_>) =
             asked.into_iter().map(|asked| (asked.wanted, asked.answer)).unzip();
-        let found = match inner.pool.acquire().await {
-            Ok(mut conn) => memberships::get(&inner, &mut conn, &wanted, None, operation).await,
-            Err(error) => Err(failed(operation)(error)),
-        };
-        let found = match found {
-            Ok(found) => found.into_iter().map(Ok).collect(),
+        let found = match memberships::read(&inner, &wanted, None, operation).await {
+            Ok(found) => found,
             Err(error) => vec![Err(error); answers.len()],
         };
         for (answer, found) in answers.into_iter().zip(found) {
@@ -134,7 +138,7 @@ mod tests {
     fn enter(gather: &Arc<Gather>) -> (Option<Reader>, oneshot::Receiver<Result<Option<Membership>>>) {
         let (answer, answered) = oneshot::channel();
         let wanted = (ConversationId::group("g").unwrap(), UserId::new("alice").unwrap());
-        let is_needed = gather.enter(Asked { wanted, answer });
+        let is_needed = gather.enter(Asked { wanted, answer }).unwrap();
         (is_needed.then(|| Reader { gather: gather.clone(), has_ended: false }), answered)
     }
 

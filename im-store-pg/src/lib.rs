@@ -68,7 +68,7 @@
 //! # When the server fails
 //! | What happens | What a call is told; it works again |
 //! |---|---|
-//! | The server restarts, or a connection breaks | `Unavailable`, unknown if a statement was under way; when the server takes connections |
+//! | The server restarts, or a connection breaks | `Unavailable`, unknown if a statement was under way; when the server takes connections. A page of history, and other reads of the store, are asked again once, on another connection |
 //! | It says nothing any more | `Timeout`, unknown, a second after the [statement timeout](PgBuilder::statement_timeout); when it takes connections, and what was locked is free: 2 s after the statement timeout |
 //! | It cannot be reached | `Unavailable`, not done, after 3 s |
 //! | All connections are in use | `Full`, not done, after 3 s; when one is free |

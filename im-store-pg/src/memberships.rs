@@ -6,6 +6,11 @@ use im_core::{
     Conversation, ConversationId, ConversationKind, DeviceId, Interval, Membership, Result, Role, Seq,
     Settings, Timestamp, UserId,
 };
+use sqlx::{
+    Postgres,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use crate::{
     connect::Inner,
@@ -117,6 +122,26 @@ pub(crate) async fn get(
     device: Option<&DeviceId>,
     operation: &'static str,
 ) -> Result<Vec<Option<Membership>>> {
+    let rows = query(inner, wanted, device).fetch_all(conn).await.map_err(failed(operation))?;
+    put_together(&rows, wanted.len(), operation)?.into_iter().collect()
+}
+
+/// The same by whatever connection; what cannot be read of one hides no other.
+pub(crate) async fn read(
+    inner: &Inner,
+    wanted: &[(ConversationId, UserId)],
+    device: Option<&DeviceId>,
+    operation: &'static str,
+) -> Result<Vec<Result<Option<Membership>>>> {
+    let rows = inner.pool.read(query(inner, wanted, device)).await.map_err(failed(operation))?;
+    put_together(&rows, wanted.len(), operation)
+}
+
+fn query(
+    inner: &Inner,
+    wanted: &[(ConversationId, UserId)],
+    device: Option<&DeviceId>,
+) -> Query<'static, Postgres, PgArguments> {
     let sql = inner.sql(concat!(
         "SELECT ",
         membership!(),
@@ -125,18 +150,28 @@ pub(crate) async fn get(
         join_membership!(),
         "ORDER BY k.at, g.joined"
     ));
-    let rows = sqlx::query(sql)
+    sqlx::query(sql)
         .bind(device.map_or("", DeviceId::as_str))
         .bind(wanted.iter().map(|(id, _)| inner.part(id)).collect::<Vec<_>>())
         .bind(wanted.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
         .bind(wanted.iter().map(|(_, user)| user.as_str()).collect::<Vec<_>>())
-        .fetch_all(conn)
-        .await
-        .map_err(failed(operation))?;
-    let mut memberships = vec![None; wanted.len()];
-    for row in &rows {
+}
+
+/// The memberships of rows, each before its index, in their places.
+fn put_together(
+    rows: &[PgRow],
+    count: usize,
+    operation: &'static str,
+) -> Result<Vec<Result<Option<Membership>>>> {
+    let mut memberships: Vec<_> = (0..count).map(|_| Ok(None)).collect();
+    for row in rows {
         let columns = Columns::new(row, 0, operation);
-        add(&mut memberships[index(columns, MEMBERSHIP)?], columns)?;
+        let place = &mut memberships[index(columns, MEMBERSHIP)?];
+        if let Ok(membership) = place
+            && let Err(error) = add(membership, columns)
+        {
+            *place = Err(error);
+        }
     }
     Ok(memberships)
 }

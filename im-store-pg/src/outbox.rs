@@ -1,6 +1,9 @@
 //! The outbox: what hosts sent inside their own transactions, and what of it was refused.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use im_core::{
@@ -17,7 +20,10 @@ use crate::{
 /// The most messages of one page.
 const MOST_MESSAGES: usize = 10_000;
 
-/// How long a message that cannot be read waits for a node of a newer version, in milliseconds: an hour.
+/// How many messages are looked at in one statement where some cannot be read, and how many of those are kept in mind.
+const MANY: usize = 1000;
+
+/// How long a message that cannot be read waits at least for a node of a newer version, in milliseconds: an hour.
 const UNREADABLE: i64 = 3_600_000;
 
 /// No message of the outbox is, or will ever be, of a transaction below this one: in this incarnation, for after a failover
@@ -72,8 +78,25 @@ struct Look {
     waiting: Vec<Waiting>,
     /// Where the next look begins; none where nothing is left.
     rest: Option<Place>,
-    /// What no node was able to read in time, with the reason.
-    unreadable: Vec<(Place, String)>,
+    unreadable: Vec<Unreadable>,
+}
+
+/// What this version cannot read.
+#[derive(Debug)]
+struct Unreadable {
+    place: Place,
+    /// It has waited for long enough.
+    is_old: bool,
+    why: String,
+}
+
+/// What was passed over because this version cannot read it; of too many the first.
+#[derive(Debug, Default)]
+pub(crate) struct PassedOver {
+    /// Since the last look from the beginning.
+    now: BTreeSet<Place>,
+    /// Before others were last let look.
+    before: BTreeSet<Place>,
 }
 
 impl PgOutbox {
@@ -82,17 +105,38 @@ impl PgOutbox {
         let mut page = self.look(transaction, after, max).await?;
         while let (Some(rest), true) = (page.rest, page.waiting.len() < max) {
             let (transaction, after) = (number(rest.transaction), number(rest.number));
-            let next = self.look(transaction, after, max - page.waiting.len()).await?;
+            // Many at once, or else there could be a statement for each that cannot be read.
+            let next = self.look(transaction, after, MANY).await?;
             page.waiting.extend(next.waiting);
             page.unreadable.extend(next.unreadable);
             page.rest = next.rest;
         }
+        page.waiting.truncate(max);
+        self.pass_over(&mut page.unreadable);
         if !page.unreadable.is_empty() {
             tracing::warn!(first = ?page.unreadable.first(), "messages of the outbox that no node can read are refused");
-            self.put_aside(page.unreadable.iter().map(|(place, why)| (*place, "unreadable", why.clone())))
-                .await?;
+            let refused = page.unreadable.iter();
+            self.put_aside(refused.map(|one| (one.place, "unreadable", one.why.clone()))).await?;
         }
         Ok(page)
+    }
+
+    /// Notes what cannot be read, and leaves what is to be put aside.
+    fn pass_over(&self, unreadable: &mut Vec<Unreadable>) {
+        let mut passed = self.passed_over();
+        for one in &*unreadable {
+            if passed.now.len() < MANY {
+                passed.now.insert(one.place);
+            }
+        }
+        unreadable.retain(|one| one.is_old && passed.before.contains(&one.place));
+        for one in &*unreadable {
+            passed.now.remove(&one.place);
+        }
+    }
+
+    fn passed_over(&self) -> MutexGuard<'_, PassedOver> {
+        self.0.outbox_passed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn look(&self, transaction: i64, after: i64, max: usize) -> Result<Look> {
@@ -127,8 +171,10 @@ impl PgOutbox {
             look.rest = Some(place).filter(|_| rows.len() >= max);
             match message(columns.skip(5)) {
                 Ok(message) => look.waiting.push(Waiting { place, message }),
-                Err(why) if columns.get(4)? => look.unreadable.push((place, why.to_string())),
-                Err(_) => {}
+                Err(why) => {
+                    let is_old = columns.get(4)?;
+                    look.unreadable.push(Unreadable { place, is_old, why: why.to_string() });
+                }
             }
         }
         Ok(look)
@@ -217,6 +263,7 @@ impl Outbox for PgOutbox {
         }
         let floor = || self.0.outbox_floor.lock().unwrap_or_else(PoisonError::into_inner);
         let known = floor().clone();
+        self.passed_over().now.clear();
         let mut look = self.page(known.transaction, 0, max).await?;
         if look.incarnation != known.incarnation {
             look = self.page(0, 0, max).await?;
@@ -243,5 +290,11 @@ impl Outbox for PgOutbox {
     async fn refuse(&self, refused: &[(Place, Refusal)]) -> Result<()> {
         self.put_aside(refused.iter().map(|(place, refusal)| (*place, refusal.code(), refusal.to_string())))
             .await
+    }
+
+    async fn pass_on(&self) -> Result<bool> {
+        let mut passed = self.passed_over();
+        passed.before = passed.now.clone();
+        Ok(!passed.now.is_empty())
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use im_core::{
     Batch, Checkpoint, ConversationId, Direction, Epoch, Found, History, HistoryQuery, Incarnation,
-    LogRecord, Mark, MessageStore, Ordinal, Partition, Position, Record, Result, SendKey, Seq, StoreInfo,
-    StorePart,
+    LogRecord, Mark, MessageStore, Partition, Position, Record, Result, SendKey, Seq, StoreInfo, StorePart,
 };
 use sqlx::postgres::PgRow;
 
@@ -26,6 +25,8 @@ const MOST_RECORDS: usize = 10_000;
 
 /// How many columns a record has.
 const RECORD: usize = 15;
+/// How many columns a head has.
+const HEAD: usize = 2;
 
 /// The store part: [`MessageStore`], [`ConversationStore`](im_core::ConversationStore) and
 /// [`UserState`](im_core::UserState).
@@ -50,46 +51,46 @@ fn place(rows: &[PgRow], count: usize, operation: &'static str) -> Result<Vec<Op
     Ok(records)
 }
 
-impl PgStore {
-    async fn head(&self, conversation: &ConversationId, operation: &'static str) -> Result<Mark> {
-        let sql = self.0.sql("SELECT last_message_id, last_ordinal FROM {im}.conversations WHERE id = $1");
-        let row: Option<(i64, i64)> = sqlx::query_as(sql)
-            .bind(conversation.as_str())
-            .fetch_optional(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
-        let mark = |(seq, ordinal): (i64, i64)| Mark {
-            seq: Seq(seq.unsigned_abs()),
-            ordinal: Ordinal(ordinal.unsigned_abs()),
-        };
-        Ok(row.map_or(Mark::default(), mark))
-    }
+/// A page, each row behind the head. From what lies above the head nothing is read: that range is not to be answered.
+macro_rules! page {
+    ($order:literal) => {
+        concat!(
+            "SELECT h.seq, h.ordinal, m.* FROM (SELECT coalesce(max(last_message_id), 0) AS seq, \
+             coalesce(max(last_ordinal), 0) AS ordinal FROM {im}.conversations WHERE id = $2) h LEFT JOIN LATERAL (SELECT ",
+            record_columns!(),
+            " FROM {im}.messages m WHERE m.part = $1 AND m.conversation_id = $2 AND m.sequence_id BETWEEN $3 \
+             AND coalesce($4, h.seq) AND coalesce($4, 0) <= h.seq ORDER BY m.sequence_id ",
+            $order,
+            " LIMIT $5) m ON true"
+        )
+    };
+}
 
-    async fn range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
+impl PgStore {
+    /// The head, and the first records of the range from its near end on, in whatever order, as they are at one moment.
+    async fn page(&self, query: &HistoryQuery, max: usize) -> Result<(Mark, Vec<Arc<Record>>)> {
+        let operation = "store.history";
         let sql = match query.direction {
-            Direction::Forward => self.0.sql(concat!(
-                "SELECT ",
-                record_columns!(),
-                " FROM {im}.messages m WHERE m.part = $1 AND m.conversation_id = $2 AND m.sequence_id BETWEEN $3 AND $4 \
-                 ORDER BY m.sequence_id LIMIT $5"
-            )),
-            Direction::Backward => self.0.sql(concat!(
-                "SELECT ",
-                record_columns!(),
-                " FROM {im}.messages m WHERE m.part = $1 AND m.conversation_id = $2 AND m.sequence_id BETWEEN $3 AND $4 \
-                 ORDER BY m.sequence_id DESC LIMIT $5"
-            )),
+            Direction::Forward => self.0.sql(page!("ASC")),
+            Direction::Backward => self.0.sql(page!("DESC")),
         };
-        let rows = sqlx::query(sql)
+        let asked = sqlx::query(sql)
             .bind(self.0.part(&query.conversation))
             .bind(query.conversation.as_str())
             .bind(number(query.from.0))
-            .bind(number(to.0))
-            .bind(limit(wanted))
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed("store.history"))?;
-        rows.iter().map(|row| Columns::new(row, 0, "store.history").record().map(Arc::new)).collect()
+            .bind(query.to.map(|to| number(to.0)))
+            .bind(limit(max));
+        let rows = self.0.pool.read(asked).await.map_err(failed(operation))?;
+        let (mut head, mut records) = (Mark::default(), Vec::with_capacity(rows.len()));
+        for row in &rows {
+            let columns = Columns::new(row, 0, operation);
+            head = columns.mark(0)?;
+            let columns = columns.skip(HEAD);
+            if columns.optional_int(0)?.is_some() {
+                records.push(Arc::new(columns.record()?));
+            }
+        }
+        Ok((head, records))
     }
 }
 
@@ -124,20 +125,18 @@ impl MessageStore for PgStore {
     }
 
     async fn history(&self, query: &HistoryQuery) -> Result<History> {
-        // The head first: it only rises, so what is asked for below it is there.
-        let head = self.head(&query.conversation, "store.history").await?;
-        let to = query.to.unwrap_or(head.seq);
-        if to > head.seq {
+        let max = query.max.clamp(1, MOST_RECORDS);
+        let (head, mut records) = self.page(query, max + 1).await?;
+        if query.to.is_some_and(|to| to > head.seq) {
             return Ok(History::Behind { head });
         }
-        let max = query.max.clamp(1, MOST_RECORDS);
-        let mut records = self.range(query, to, max + 1).await?;
+        records.sort_unstable_by_key(|record| record.seq);
         let more = records.len() > max;
-        records.truncate(max);
-        if query.direction == Direction::Backward {
-            records.reverse();
+        match query.direction {
+            Direction::Forward => records.truncate(max),
+            Direction::Backward => drop(records.drain(..records.len().saturating_sub(max))),
         }
-        Ok(History::Page { records, more })
+        Ok(History::Page { records, more, head })
     }
 
     async fn get(&self, places: &[(ConversationId, Seq)]) -> Result<Vec<Option<Arc<Record>>>> {
@@ -149,13 +148,11 @@ impl MessageStore for PgStore {
             " FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
              AND m.sequence_id = k.sequence_id LIMIT 1) m"
         ));
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(places.iter().map(|(id, _)| self.0.part(id)).collect::<Vec<_>>())
             .bind(places.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-            .bind(places.iter().map(|(_, seq)| number(seq.0)).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(places.iter().map(|(_, seq)| number(seq.0)).collect::<Vec<_>>());
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         place(&rows, places.len(), operation)
     }
 
@@ -174,12 +171,10 @@ impl MessageStore for PgStore {
             " FROM {im}.messages m WHERE m.part = k.part AND m.conversation_id = k.conversation_id \
              ORDER BY m.sequence_id DESC LIMIT 1) m"
         ));
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(conversations.iter().map(|id| self.0.part(id)).collect::<Vec<_>>())
-            .bind(conversations.iter().map(ConversationId::as_str).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(conversations.iter().map(ConversationId::as_str).collect::<Vec<_>>());
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         place(&rows, conversations.len(), operation)
     }
 

@@ -17,8 +17,8 @@ use std::{
 
 use bed::{Bed, PATIENCE, append};
 use im_core::{
-    AppendOutcome, Delivery, Error, ErrorKind, LogRecord, MessageLog, Outcome, Partition, Position, Pull,
-    Recipient, SyncInbox, Timestamp, UserId, UserState,
+    AppendOutcome, ConversationStore, Delivery, Error, ErrorKind, LogRecord, MessageLog, MessageStore,
+    Outcome, Partition, Position, Pull, Recipient, SyncInbox, Timestamp, UserId, UserState,
 };
 use im_store_pg::PgBackend;
 use proxy::{Lost, Proxy};
@@ -174,6 +174,27 @@ async fn a_commit_whose_connection_falls_silent_is_given_up_and_may_have_happene
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error:?}");
     assert!(error.is_transient());
     assert!(took < Duration::from_millis(1500) + SLACK, "{took:?}");
+}
+
+#[tokio::test]
+async fn reads_are_asked_again_where_their_connection_was_ended() {
+    let bed = Bed::open(|builder| builder).await;
+    bed.append_one("m").await.unwrap();
+    let (store, ids) = (bed.pg.store(), [bed::conversation()]);
+    let member = [(bed::conversation(), UserId::new("alice").unwrap())];
+    for _ in 0..4 {
+        // All of them are there, and were in use a moment ago.
+        futures::future::try_join_all((0..4).map(|_| store.last(&ids))).await.unwrap();
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = $1",
+        )
+        .bind(&bed.name)
+        .execute(&bed.beside)
+        .await
+        .unwrap();
+        assert!(store.last(&ids).await.unwrap()[0].is_some());
+        assert!(store.memberships(&member, &None).await.unwrap()[0].is_none());
+    }
 }
 
 #[tokio::test]

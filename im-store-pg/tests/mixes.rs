@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use bed::PATIENCE;
 use im_core::{
-    Append, AppendOutcome, ContentHash, Cursor, DeviceId, MessageLog, Partition, Parts, Platform, Pull,
-    RecordKind, Seq, UserId, memory::Memory,
+    Append, AppendOutcome, ContentHash, Cursor, Delivery, DeviceId, ErrorKind, LogRead, MessageLog,
+    Partition, Parts, Platform, Position, Pull, Recipient, RecordKind, Seq, SyncInbox, UserId,
+    memory::Memory,
 };
 use im_engine::{Direction, Engine, Hello, HistoryRange, Identity, NewMessage, Session};
 use im_store_pg::PgBackend;
+use im_store_sqlite::Sqlite;
 use support::Schema;
+use tempfile::TempDir;
 
 async fn connect(chat: &Engine, user: &UserId) -> Session {
     let (device, platform) = (DeviceId::new("phone").unwrap(), Platform::new("test").unwrap());
@@ -40,13 +43,13 @@ async fn pulled(session: &Session, after: &Cursor, count: usize) -> (Vec<String>
 }
 
 /// Messages are sent, persisted, pulled and counted; what an engine logged before it died reaches store and inbox by the next.
-async fn plays(parts: impl Fn(&PgBackend, &Memory) -> Parts) {
+async fn plays(parts: impl Fn(&PgBackend) -> Parts) {
     let schema = Schema::fresh();
     // The windows of the tests' schemas are short.
     let open = || async { schema.builder().expiry(Duration::from_secs(3600)).open().await.unwrap() };
-    let (pg, memory) = (open().await, Memory::builder().partitions(4).build());
+    let pg = open().await;
     let [alice, bob] = ["alice", "bob"].map(|name| UserId::new(name).unwrap());
-    let chat = Engine::builder(parts(&pg, &memory)).start().await.unwrap();
+    let chat = Engine::builder(parts(&pg)).start().await.unwrap();
     let id = chat.open_single(&alice, &bob).await.unwrap().id;
     let session = connect(&chat, &bob).await;
     let start = session.fresh().await.unwrap().cursor;
@@ -71,7 +74,8 @@ async fn plays(parts: impl Fn(&PgBackend, &Memory) -> Parts) {
     pg.close().await;
 
     // Of an engine that dies right after the append nothing but the log has this one.
-    let log = memory.log();
+    let pg = open().await;
+    let log = parts(&pg).log.unwrap().log;
     let info = log.info().await.unwrap();
     let NewMessage { client_msg_id, content_type, content, .. } = NewMessage::text(&alice, &id, "4");
     let logged = Append {
@@ -90,8 +94,7 @@ async fn plays(parts: impl Fn(&PgBackend, &Memory) -> Parts) {
     let outcomes = log.append(partition, info.epoch.unwrap().0, &[logged]).await.unwrap();
     assert!(matches!(outcomes[..], [AppendOutcome::Appended(_)]), "{outcomes:?}");
 
-    let pg = open().await;
-    let chat = Engine::builder(parts(&pg, &memory)).start().await.unwrap();
+    let chat = Engine::builder(parts(&pg)).start().await.unwrap();
     let session = connect(&chat, &bob).await;
     chat.send(NewMessage::text(&alice, &id, "5")).await.unwrap();
     assert_eq!(pulled(&session, &seen, 2).await.0, ["4", "5"]);
@@ -103,21 +106,71 @@ async fn plays(parts: impl Fn(&PgBackend, &Memory) -> Parts) {
     chat.shutdown().await;
 }
 
+fn memory() -> Parts {
+    Memory::builder().partitions(4).build().into()
+}
+
+/// A file in a folder of its own.
+async fn file() -> (TempDir, Sqlite) {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = Sqlite::open(folder.path().join("chat.db")).await.unwrap();
+    (folder, sqlite)
+}
+
 #[tokio::test]
 async fn the_store_beside_another_log_and_inbox() {
-    plays(|pg, memory| Parts { store: Parts::from(pg).store, ..Parts::from(memory) }).await;
+    let memory = memory();
+    plays(|pg| Parts { store: Parts::from(pg).store, ..memory.clone() }).await;
 }
 
 #[tokio::test]
 async fn store_and_inbox_beside_another_log() {
-    plays(|pg, memory| {
+    let memory = memory();
+    plays(|pg| {
         let Parts { store, inbox, .. } = Parts::from(pg);
-        Parts { store, inbox, ..Parts::from(memory) }
+        Parts { store, inbox, ..memory.clone() }
     })
     .await;
 }
 
 #[tokio::test]
 async fn the_inbox_beside_another_log_and_store() {
-    plays(|pg, memory| Parts { inbox: Parts::from(pg).inbox, ..Parts::from(memory) }).await;
+    let memory = memory();
+    plays(|pg| Parts { inbox: Parts::from(pg).inbox, ..memory.clone() }).await;
+}
+
+#[tokio::test]
+async fn the_store_beside_log_and_inbox_of_sqlite() {
+    let (_folder, sqlite) = file().await;
+    plays(|pg| Parts { store: Parts::from(pg).store, ..Parts::from(&sqlite) }).await;
+}
+
+#[tokio::test]
+async fn store_and_inbox_beside_the_log_of_sqlite() {
+    let (_folder, sqlite) = file().await;
+    plays(|pg| Parts { log: Parts::from(&sqlite).log, ..Parts::from(pg) }).await;
+}
+
+#[tokio::test]
+async fn log_and_inbox_beside_the_store_of_sqlite() {
+    let (_folder, sqlite) = file().await;
+    plays(|pg| Parts { store: Parts::from(&sqlite).store, ..Parts::from(pg) }).await;
+}
+
+/// Its entries name records by their places in the file's own log.
+#[tokio::test]
+async fn the_inbox_of_sqlite_refuses_records_of_another_log() {
+    let ((_folder, sqlite), bed) = (file().await, bed::Bed::open(|builder| builder).await);
+    bed.append_one("m").await.unwrap();
+    let read = bed.pg.log().read(bed.partition, Position::START, 1, Duration::ZERO).await.unwrap();
+    let LogRead::Records(records) = read else { panic!("trimmed") };
+    let delivery = Delivery {
+        partition: Partition(0),
+        inbox: sqlite.inbox().info().await.unwrap().incarnation,
+        recipients: vec![Recipient { user: UserId::new("alice").unwrap(), records: [0].into() }],
+        records,
+        checkpoint: None,
+    };
+    let error = sqlite.inbox().deliver(&delivery).await.map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.is_transient()), (ErrorKind::Invalid, false), "{error}");
 }

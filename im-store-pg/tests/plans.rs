@@ -280,6 +280,32 @@ async fn a_look_into_the_outbox_does_not_step_over_what_is_gone() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_in_the_outbox_takes_no_statement_each() {
+    let schema = Schema::fresh();
+    let plans = Plans::default();
+    let _guard = tracing::subscriber::set_default(plans.clone());
+    let pg = explained(&schema).await;
+    let sql = format!(
+        "INSERT INTO {}.outbox (put_at, conversation_id, send_from, client_msg_id, content_type, content, content_hash) \
+         SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 'g', 'shop', 'm' || n, \
+         CASE WHEN n > 2500 THEN 'text' ELSE 'hologram' END, 'x', 1 FROM generate_series(1, 2510) n",
+        schema.quoted()
+    );
+    let mut host = PgConnection::connect(&support::server()).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut host).await.unwrap();
+    plans.0.lock().unwrap().clear();
+    let page = pg.outbox().waiting(None, 3).await.unwrap();
+    let names: Vec<_> = page.iter().map(|waiting| waiting.message.client_msg_id.as_str()).collect();
+    assert_eq!(names, ["m2501", "m2502", "m2503"]);
+    let next = pg.outbox().waiting(Some(page[2].place), 3).await.unwrap();
+    assert_eq!(next[0].message.client_msg_id.as_str(), "m2504");
+    let plans = plans.0.lock().unwrap();
+    let looks = plans.iter().filter(|plan| plan["Query Text"].as_str().unwrap().contains(".outbox"));
+    // The look from the beginning is made twice when it learns what the data are.
+    assert!((3..=9).contains(&looks.count()));
+}
+
+#[tokio::test]
 async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     let schema = Schema::fresh();
     let filling = schema.builder().expiry(Duration::from_secs(3600)).open().await.unwrap();

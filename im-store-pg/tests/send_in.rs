@@ -182,6 +182,10 @@ impl Outbox for Dying {
     async fn refuse(&self, refused: &[(Place, Refusal)]) -> Result<()> {
         self.0.refuse(refused).await
     }
+
+    async fn pass_on(&self) -> Result<bool> {
+        self.0.pass_on().await
+    }
 }
 
 #[tokio::test]
@@ -472,7 +476,13 @@ async fn what_cannot_be_read_stops_nothing_and_is_refused_after_an_hour() {
     bed.ordered("m1").await;
     bed.ordered("m2").await;
 
-    let page = bed.pg.outbox().waiting(None, 1).await.unwrap();
+    let looks = async || bed.pg.outbox().waiting(None, 1).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(looks().await.len(), 1);
+        assert!(bed.pg.outbox().refused(0, 10).await.unwrap().is_empty(), "not before others could look");
+    }
+    assert!(bed.pg.outbox().pass_on().await.unwrap());
+    let page = looks().await;
     assert_eq!(page.iter().map(|found| found.message.client_msg_id.as_str()).collect::<Vec<_>>(), ["m1"]);
     let next = bed.pg.outbox().waiting(Some(page[0].place), 1).await.unwrap();
     assert_eq!(next[0].message, bed.message("m2"));
@@ -490,6 +500,7 @@ async fn what_cannot_be_read_stops_nothing_and_is_refused_after_an_hour() {
     );
     run(&mut host().await, update).await;
     assert_eq!(bed.waiting().await, ["new", "m1", "m2"]);
+    assert!(!bed.pg.outbox().pass_on().await.unwrap(), "nothing is left that cannot be read");
 }
 
 /// After a failover the server counts transactions on from where the standby stood, below what was seen before.

@@ -137,7 +137,7 @@ impl MessageStore for SqliteStore {
         if query.direction == Direction::Backward {
             records.reverse();
         }
-        Ok(History::Page { records, more })
+        Ok(History::Page { records, more, head })
     }
 
     async fn get(&self, places: &[(ConversationId, Seq)]) -> Result<Vec<Option<Arc<Record>>>> {

@@ -133,6 +133,20 @@ pub async fn in_record_order(fixture: &dyn Fixture) -> Verdict {
     together(workers).await?;
     let store = store_of(&data.reopen().await?)?.clone();
     apply(&store, &changes[1..4]).await?;
+    let (another, place) = (open(&*data).await?, [group("another")?]);
+    for (n, seq) in [(0, 0), (1, 1), (1, 2)] {
+        // By one node, and asked of another that was asked before.
+        let at = Mark { seq: Seq(seq), ordinal: Ordinal(0) };
+        let change = ConversationChange { conversation: place[0].clone(), at, ..changes[n].clone() };
+        if seq > 0 {
+            apply(&store, std::slice::from_ref(&change)).await?;
+        }
+        ensure_eq!(
+            another.conversations.applied(&place).await?,
+            [at],
+            "applied, after another node's change"
+        );
+    }
     let mark = |seq: u64| changes[seq as usize - 1].at;
     let spans = async |who: &UserId| -> Result<_, Violation> {
         let found = membership(&store, &id, who, &None).await?;

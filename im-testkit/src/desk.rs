@@ -61,6 +61,10 @@ impl Outbox for Desk {
         }
         Ok(())
     }
+
+    async fn pass_on(&self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 #[derive(Debug)]

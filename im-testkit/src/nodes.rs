@@ -231,6 +231,7 @@ hand_on! { Outbox {
     fn waiting(after: Option<Place>, max: usize) -> Vec<Waiting>;
     fn done(places: &[Place]) -> ();
     fn refuse(refused: &[(Place, Refusal)]) -> ();
+    fn pass_on() -> bool;
 } }
 
 hand_on! { SyncInbox {

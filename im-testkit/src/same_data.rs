@@ -97,7 +97,7 @@ async fn history(parts: &Parts, conversation: &ConversationId) -> Result<Vec<Arc
         max: 1000,
     };
     match store_of(parts)?.messages.history(&whole).await? {
-        History::Page { records, more: false } => Ok(records),
+        History::Page { records, more: false, .. } => Ok(records),
         other => Err(Violation::new(format!("{other:?}, where a whole timeline was due"))),
     }
 }

@@ -153,7 +153,7 @@ impl Tables {
         if to > head.seq {
             return History::Behind { head };
         }
-        let none = History::Page { records: Vec::new(), more: false };
+        let none = History::Page { records: Vec::new(), more: false, head };
         let Some(rows) = self.timelines.get(&query.conversation).filter(|_| query.from <= to) else {
             return none;
         };
@@ -168,7 +168,7 @@ impl Tables {
         if query.direction == Direction::Backward {
             records.reverse();
         }
-        History::Page { records, more }
+        History::Page { records, more, head }
     }
 }
 

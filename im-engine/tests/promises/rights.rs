@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{ConversationId, memory::Memory};
-use im_engine::{ChatError, Engine, HistoryRange, MemberChange, Refusal, Seq, Session, SettingsChange};
+use im_engine::{
+    ChatError, Direction, Engine, HistoryRange, MemberChange, Refusal, Seq, Session, SettingsChange,
+};
 
 use crate::{
     hooks::Hooks,
@@ -50,6 +52,57 @@ async fn history_shows_nothing_that_came_after_a_removal_in_between() {
             let shown = group.bob.history(&group.id, range).await;
             if let Ok(page) = &shown {
                 assert!(!contents(page).contains(&"the secret"), "{call}, up to {to:?}: {page:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn history_shows_nothing_that_came_after_a_removal_right_after_it_was_read() {
+    for to in [None, Some(Seq(2))] {
+        let group = group_of_two().await;
+        group.alice.send(text(&group.id, "m", "hello")).await.unwrap();
+        group.hooks.after("messages.history", remove_bob(group.alice.clone(), group.id.clone()));
+        let page = group.bob.history(&group.id, HistoryRange { to, ..everything() }).await.unwrap();
+        let seqs: Vec<_> = page.records.iter().map(|record| record.seq.0).collect();
+        // With the record of the removal itself, where its place was asked for.
+        assert_eq!(seqs, if to.is_none() { vec![1, 2, 3] } else { vec![1, 2] });
+        assert!(!page.more);
+    }
+}
+
+/// Their ranges begin below her joining and end above her leaving: what was read before her rights were known is not what she may see.
+#[tokio::test]
+async fn history_is_cut_to_the_rights_of_its_reader() {
+    let group = group_of_two().await;
+    for message in ["1", "2"] {
+        group.alice.send(text(&group.id, message, message)).await.unwrap();
+    }
+    let join = MemberChange::Join(vec![user("carol")]);
+    let joined = group.alice.change_members(&group.id, id("j"), join).await.unwrap().seq.0;
+    for message in ["3", "4", "5"] {
+        group.alice.send(text(&group.id, message, message)).await.unwrap();
+    }
+    let left = group.alice.change_members(&group.id, id("rm"), removal("carol")).await.unwrap().seq.0;
+    group.alice.send(text(&group.id, "s", "the secret")).await.unwrap();
+    let carol = connect(&group.chat, "carol", "c").await;
+    let all: Vec<u64> = (joined..=left).collect();
+    for max in [1, 2, 5, 100] {
+        for (from, to) in
+            [(1, None), (joined, None), (joined + 1, None), (1, Some(left)), (3, Some(left - 1))]
+        {
+            for direction in [Direction::Forward, Direction::Backward] {
+                let range = HistoryRange { from: Seq(from), to: to.map(Seq), direction, max };
+                let page = carol.history(&group.id, range).await.unwrap();
+                let of_range = |seq: &&u64| **seq >= from && to.is_none_or(|to| **seq <= to);
+                let due: Vec<u64> = all.iter().filter(of_range).copied().collect();
+                let cut = max.min(due.len());
+                let cut_off = match direction {
+                    Direction::Forward => &due[..cut],
+                    Direction::Backward => &due[due.len() - cut..],
+                };
+                let seqs: Vec<_> = page.records.iter().map(|record| record.seq.0).collect();
+                assert_eq!((&*seqs, page.more), (cut_off, due.len() > cut), "{range:?}");
             }
         }
     }

@@ -94,4 +94,8 @@ impl Outbox for Wrapped {
         }
         self.right.refuse(refused).await
     }
+
+    async fn pass_on(&self) -> Result<bool> {
+        self.right.pass_on().await
+    }
 }

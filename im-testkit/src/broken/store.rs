@@ -32,6 +32,7 @@ broken! {
     "store::fenced" NotFenced "every worker is taken for the present one"
     "store::exact_pages" NeverMore "a page never says that there is more"
     "store::behind" ShortPage "a range above the head is cut off there"
+    "store::behind" EndOfPage "the head is the last record of the page"
     "store::own_sends_are_read" NoDevices "the sending device is not looked at"
     "store::epochs_increase" EachTimeANewOne "every opener gets an epoch of its own"
     "store::above" ByConversation "records come by conversation, not in log order"
@@ -134,7 +135,13 @@ impl MessageStore for Wrapped {
 
     async fn history(&self, query: &HistoryQuery) -> Result<History> {
         match (self.defect, self.right.history(query).await?) {
-            (Defect::NeverMore, History::Page { records, .. }) => Ok(History::Page { records, more: false }),
+            (Defect::NeverMore, History::Page { records, head, .. }) => {
+                Ok(History::Page { records, more: false, head })
+            }
+            (Defect::EndOfPage, History::Page { records, more, .. }) => {
+                let head = records.last().map(|last| last.mark()).unwrap_or_default();
+                Ok(History::Page { records, more, head })
+            }
             (Defect::ShortPage, History::Behind { .. }) => {
                 self.right.history(&HistoryQuery { to: None, ..query.clone() }).await
             }
