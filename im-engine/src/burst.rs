@@ -3,10 +3,7 @@
 //! Under load a node has many notices waiting. To tell a session of each by itself costs a look-up, a lock and a place in its queue
 //! for each; to tell it of all costs them once.
 
-use std::{
-    collections::{HashMap, hash_map},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use foldhash::fast::RandomState;
 use im_core::{Cursor, Entry, Record, Signal, Signals, UserId};
@@ -24,28 +21,32 @@ pub(crate) struct Run<'a> {
     /// The cursor of the last entry.
     pub(crate) end: &'a Cursor,
     /// What all of them are sent, if it is carried.
-    pub(crate) entries: Option<Entries>,
+    pub(crate) entries: Option<Arc<Entries>>,
+}
+
+/// The signals of a notice, each by itself.
+pub(crate) fn signals(notice: &Signals) -> impl Iterator<Item = Run<'_>> {
+    notice.signals.iter().filter_map(|signal| Run::new(&notice.records, signal))
 }
 
 /// The signals of notices, those of each user in their order. None with more than `max_bytes` is made of several.
 pub(crate) fn runs(burst: &[Signals], max_bytes: usize) -> Vec<Run<'_>> {
-    let mut runs: Vec<Run<'_>> = Vec::new();
+    let max_bytes = max_bytes.min(RUN);
+    let count = burst.iter().map(|notice| notice.signals.len()).sum();
+    let mut runs: Vec<Run<'_>> = Vec::with_capacity(count);
     // By its first user: who is that in another one since then got something in between.
-    let mut newest: HashMap<&UserId, usize, RandomState> = HashMap::default();
+    let mut newest: HashMap<&UserId, usize, RandomState> =
+        HashMap::with_capacity_and_hasher(count, RandomState::default());
     let signals =
         burst.iter().flat_map(|notice| notice.signals.iter().map(|signal| (&notice.records, signal)));
-    for next in signals.filter_map(|(records, signal)| Run::new(records, signal)) {
-        // A notice by itself names nobody twice.
-        if let Some((first, _)) = next.users.first().filter(|_| burst.len() > 1) {
-            match newest.entry(first) {
-                hash_map::Entry::Occupied(known) if runs[*known.get()].join(&next, max_bytes.min(RUN)) => {
-                    continue;
-                }
-                hash_map::Entry::Occupied(mut known) => drop(known.insert(runs.len())),
-                hash_map::Entry::Vacant(place) => drop(place.insert(runs.len())),
-            }
+    for (records, signal) in signals {
+        let Some((first, _)) = signal.users.first() else { continue };
+        let run = newest.entry(first).or_insert(runs.len());
+        if runs.get_mut(*run).is_some_and(|run| run.join(records, signal, max_bytes)) {
+            continue;
         }
-        runs.push(next);
+        *run = runs.len();
+        runs.extend(Run::new(records, signal));
     }
     runs
 }
@@ -53,23 +54,26 @@ pub(crate) fn runs(burst: &[Signals], max_bytes: usize) -> Vec<Run<'_>> {
 impl<'a> Run<'a> {
     fn new(records: &[Arc<Record>], signal: &'a Signal) -> Option<Self> {
         let end = signal.cursors.last()?;
-        Some(Self { users: &signal.users, end, entries: entries(records, signal) })
+        let entries = entries(records, signal).map(|entries| Arc::new(Entries::new(entries)));
+        Some(Self { users: &signal.users, end, entries })
     }
 
     /// Takes in what follows it; whether it did.
     ///
     /// What every user had before is this run's end, so nothing lies between for any of them: to tell it here puts it before
     /// nothing that came earlier.
-    fn join(&mut self, next: &Run<'a>, max_bytes: usize) -> bool {
+    fn join(&mut self, records: &[Arc<Record>], next: &'a Signal, max_bytes: usize) -> bool {
         let follows = |((user, _), (next_user, previous)): (&(UserId, _), &(UserId, Option<Cursor>))| {
             previous.as_ref() == Some(self.end) && is_same(user, next_user)
         };
-        let (Some(entries), Some(more)) = (&mut self.entries, &next.entries) else { return false };
-        let joined = self.users.len() == next.users.len()
-            && self.users.iter().zip(next.users).all(follows)
-            && entries.join(more, max_bytes);
+        let follow = self.users.len() == next.users.len() && self.users.iter().zip(&next.users).all(follows);
+        let Some(entries) = self.entries.as_mut().filter(|_| follow).and_then(Arc::get_mut) else {
+            return false;
+        };
+        let Some((more, end)) = self::entries(records, next).zip(next.cursors.last()) else { return false };
+        let joined = entries.join(more, max_bytes);
         if joined {
-            self.end = next.end;
+            self.end = end;
         }
         joined
     }
@@ -80,7 +84,8 @@ fn is_same(a: &UserId, b: &UserId) -> bool {
     std::ptr::eq(a.as_str(), b.as_str()) || a == b
 }
 
-fn entries(records: &[Arc<Record>], signal: &Signal) -> Option<Entries> {
+/// What all users of a signal are sent, if it is carried.
+fn entries(records: &[Arc<Record>], signal: &Signal) -> Option<Vec<Entry>> {
     if signal.records.is_empty() || signal.records.len() != signal.cursors.len() {
         return None;
     }
@@ -88,8 +93,7 @@ fn entries(records: &[Arc<Record>], signal: &Signal) -> Option<Entries> {
         let record = records.get(*index as usize)?.clone();
         Some(Entry { cursor: cursor.clone(), record })
     };
-    let entries: Option<Vec<Entry>> = signal.records.iter().zip(&*signal.cursors).map(entry).collect();
-    Some(Entries::new(entries?))
+    signal.records.iter().zip(&*signal.cursors).map(entry).collect()
 }
 
 #[cfg(test)]
@@ -118,7 +122,7 @@ mod tests {
                 Some(entries) => cursors(entries).concat(),
                 None => vec![format!("end {:?}", run.end)],
             };
-            assert!(run.entries.is_none_or(|entries| entries.end() == Some(run.end)));
+            assert!(run.entries.as_ref().is_none_or(|entries| entries.end() == Some(run.end)));
             (names.concat(), sent)
         });
         told.collect()

@@ -61,21 +61,17 @@ pub struct Entries {
 
 impl Entries {
     pub(crate) fn new(entries: Vec<Entry>) -> Self {
-        /// About what a frame has beside the contents, per entry.
-        const OVERHEAD: usize = 256;
-        let bytes = entries.iter().map(|entry| entry.record.content.len() + OVERHEAD).sum();
-        Self { entries, cuts: Vec::new(), bytes, encoded: OnceLock::new() }
+        Self { bytes: bytes(&entries), entries, cuts: Vec::new(), encoded: OnceLock::new() }
     }
 
-    /// Adds the entries of signals that follow these, unless that makes more than so many bytes; whether it did.
-    pub(crate) fn join(&mut self, next: &Self, max_bytes: usize) -> bool {
-        let fits = self.bytes + next.bytes <= max_bytes;
+    /// Adds the entries of a signal that follows these, unless that makes more than so many bytes; whether it did.
+    pub(crate) fn join(&mut self, next: Vec<Entry>, max_bytes: usize) -> bool {
+        let bytes = self.bytes + bytes(&next);
+        let fits = bytes <= max_bytes;
         if fits {
-            let before = self.entries.len();
-            self.cuts.push(before);
-            self.cuts.extend(next.cuts.iter().map(|cut| before + cut));
-            self.entries.extend_from_slice(&next.entries);
-            self.bytes += next.bytes;
+            self.cuts.push(self.entries.len());
+            self.entries.extend(next);
+            self.bytes = bytes;
         }
         fits
     }
@@ -113,6 +109,13 @@ impl Entries {
     pub fn encoded(&self, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
         self.encoded.get_or_init(|| encode(self))
     }
+}
+
+/// About how long frames of these entries are.
+fn bytes(entries: &[Entry]) -> usize {
+    /// What a frame has beside the contents, per entry.
+    const OVERHEAD: usize = 256;
+    entries.iter().map(|entry| entry.record.content.len() + OVERHEAD).sum()
 }
 
 /// One session on this node.
@@ -501,7 +504,7 @@ pub(crate) mod tests {
         let entry = |n| Entry { cursor: cursor(n), record: record(n) };
         let mut run = Entries::new(vec![entry(1)]);
         for more in [vec![entry(2)], vec![entry(3), entry(4)]] {
-            assert!(run.join(&Entries::new(more), LIMIT));
+            assert!(run.join(more, LIMIT));
         }
         Arc::new(run)
     }
@@ -559,7 +562,7 @@ pub(crate) mod tests {
         assert_eq!((run.as_slice().len(), run.end()), (4, Some(&cursor(4))));
         assert_eq!(run.bytes, 4 * entries(1).bytes);
         let (mut alone, more) = (Entries::new(run.as_slice()[..1].to_vec()), entries(2));
-        assert!(!alone.join(&more, 2 * more.bytes - 1));
+        assert!(!alone.join(more.as_slice().to_vec(), 2 * more.bytes - 1));
         assert_eq!((cursors(&alone), alone.bytes), (vec![vec!["1".to_owned()]], more.bytes));
     }
 

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use tokio::sync::Notify;
 
 use crate::{
-    burst,
+    burst::{self, Run},
     cell::{Cell, CloseReason},
     config::Config,
 };
@@ -107,17 +107,14 @@ impl Hub {
 
     /// Passes on the signals of notices that follow each other.
     pub(crate) fn signals(&self, burst: &[Signals], config: &Config) {
-        for run in burst::runs(burst, config.outbox_bytes) {
-            let state = self.state();
-            let entries = run.entries.map(Arc::new);
-            let known = |(user, previous)| Some((state.users.get(user)?, previous));
-            // All look-ups first: they wait for the memory side by side, as they cannot between the locks of the sessions.
-            let users: Vec<(&User, &Option<Cursor>)> =
-                run.users.iter().map(|(user, previous)| (user, previous)).filter_map(known).collect();
-            for (user, previous) in users {
-                for cell in &user.cells {
-                    cell.entries(previous.as_ref(), run.end, entries.as_ref(), config.outbox_bytes);
-                }
+        match burst {
+            // A notice by itself names nobody twice.
+            [only] => {
+                let state = self.state();
+                burst::signals(only).for_each(|signal| state.tell(&signal, config));
+            }
+            _ => {
+                burst::runs(burst, config.outbox_bytes).iter().for_each(|run| self.state().tell(run, config))
             }
         }
     }
@@ -202,6 +199,23 @@ impl Hub {
 }
 
 impl State {
+    fn tell(&self, run: &Run<'_>, config: &Config) {
+        let tell = |user: &User, previous: &Option<Cursor>| {
+            for cell in &user.cells {
+                cell.entries(previous.as_ref(), run.end, run.entries.as_ref(), config.outbox_bytes);
+            }
+        };
+        let known = |(user, previous)| Some((self.users.get(user)?, previous));
+        let users = run.users.iter().map(|(user, previous)| (user, previous)).filter_map(known);
+        if run.users.len() == 1 {
+            users.for_each(|(user, previous)| tell(user, previous));
+        } else {
+            // All look-ups first: they wait for the memory side by side, as they cannot between the locks of the sessions.
+            let users: Vec<(&User, &Option<Cursor>)> = users.collect();
+            users.into_iter().for_each(|(user, previous)| tell(user, previous));
+        }
+    }
+
     fn next_generation(&mut self) -> Generation {
         self.generation += 1;
         Generation(self.generation)
