@@ -46,23 +46,41 @@ pub enum CloseReason {
     Draining,
 }
 
-/// Inbox entries, shared by every session that is sent the same ones.
+/// Inbox entries, shared by every session that is sent the same ones: of one signal, or of several that follow each other.
 ///
 /// Thousands of sessions count themselves in and out while others read: what they read lies in another cache line than the count.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Entries {
     entries: Vec<Entry>,
+    /// Where the entries of each signal end, but those of the last one.
+    cuts: Vec<usize>,
     bytes: usize,
     encoded: OnceLock<Bytes>,
 }
 
 impl Entries {
     pub(crate) fn new(entries: Vec<Entry>) -> Self {
-        /// About what a frame has beside the contents, per entry.
-        const OVERHEAD: usize = 256;
-        let bytes = entries.iter().map(|entry| entry.record.content.len() + OVERHEAD).sum();
-        Self { entries, bytes, encoded: OnceLock::new() }
+        Self { bytes: bytes(&entries), entries, cuts: Vec::new(), encoded: OnceLock::new() }
+    }
+
+    /// Adds the entries of a signal that follows these, unless that makes more than so many bytes; whether it did.
+    pub(crate) fn join(&mut self, next: Vec<Entry>, max_bytes: usize) -> bool {
+        let bytes = self.bytes + bytes(&next);
+        let fits = bytes <= max_bytes;
+        if fits {
+            self.cuts.push(self.entries.len());
+            self.entries.extend(next);
+            self.bytes = bytes;
+        }
+        fits
+    }
+
+    /// What is left for who has everything up to a cursor; none if no signal but the last ends there.
+    fn after(&self, cursor: &Cursor) -> Option<Self> {
+        let had = *self.cuts.iter().find(|cut| self.entries[**cut - 1].cursor == *cursor)?;
+        let cuts = self.cuts.iter().filter(|cut| **cut > had).map(|cut| cut - had).collect();
+        Some(Self { cuts, ..Self::new(self.entries[had..].to_vec()) })
     }
 
     /// The entries, oldest first; at least one.
@@ -77,10 +95,27 @@ impl Entries {
         self.entries.last().map(|entry| &entry.cursor)
     }
 
-    /// What a transport makes of the entries: made once, by the first session that needs it.
-    pub fn encoded(&self, encode: impl FnOnce(&[Entry]) -> Bytes) -> &Bytes {
-        self.encoded.get_or_init(|| encode(&self.entries))
+    /// The same entries, signal by signal; each has at least one. A transport sends what each signal brought as if it had come
+    /// alone: how many were joined depends on the load, and is not for clients to see.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &[Entry]> {
+        let cut = |index: usize| self.cuts.get(index).copied();
+        (0..self.cuts.len() + 1).map(move |index| {
+            let start = index.checked_sub(1).and_then(cut).unwrap_or(0);
+            &self.entries[start..cut(index).unwrap_or(self.entries.len())]
+        })
     }
+
+    /// What a transport makes of the entries: made once, by the first session that needs it.
+    pub fn encoded(&self, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
+        self.encoded.get_or_init(|| encode(self))
+    }
+}
+
+/// About how long frames of these entries are.
+fn bytes(entries: &[Entry]) -> usize {
+    /// What a frame has beside the contents, per entry.
+    const OVERHEAD: usize = 256;
+    entries.iter().map(|entry| entry.record.content.len() + OVERHEAD).sum()
 }
 
 /// One session on this node.
@@ -157,7 +192,8 @@ impl Cell {
         woken.into_iter().for_each(Waker::wake);
     }
 
-    /// New entries. They are queued if they follow what the client has and the queue has room; else their end is.
+    /// New entries. They are queued if they follow what the client has and the queue has room; else their end is. Of signals
+    /// that were joined the client may have the first ones: the others follow then.
     pub(crate) fn entries(
         &self,
         previous: Option<&Cursor>,
@@ -171,10 +207,15 @@ impl Cell {
             if !follow && tail == Some(end) {
                 return false;
             }
-            match entries.filter(|_| follow) {
+            let following = match tail {
+                _ if follow => entries.cloned(),
+                Some(tail) if state.bare.is_none() => entries.and_then(|all| all.after(tail)).map(Arc::new),
+                _ => None,
+            };
+            match following {
                 Some(entries) if state.outbox_bytes + entries.bytes <= limit => {
                     state.outbox_bytes += entries.bytes;
-                    state.outbox.push_back(entries.clone());
+                    state.outbox.push_back(entries);
                 }
                 _ => state.collapse(end.clone()),
             }
@@ -458,6 +499,22 @@ pub(crate) mod tests {
         Arc::new(Entries::new(vec![Entry { cursor: cursor(n), record: record(n) }]))
     }
 
+    /// The entries of three signals, the last of which brought two: 1, 2, 3 and 4.
+    fn run() -> Arc<Entries> {
+        let entry = |n| Entry { cursor: cursor(n), record: record(n) };
+        let mut run = Entries::new(vec![entry(1)]);
+        for more in [vec![entry(2)], vec![entry(3), entry(4)]] {
+            assert!(run.join(more, LIMIT));
+        }
+        Arc::new(run)
+    }
+
+    /// The cursors of entries, signal by signal.
+    pub(crate) fn cursors(entries: &Entries) -> Vec<Vec<String>> {
+        let texts = |part: &[Entry]| part.iter().map(|entry| entry.cursor.as_str().to_owned()).collect();
+        entries.parts().map(texts).collect()
+    }
+
     fn signal(cell: &Cell, n: u64) {
         cell.entries(Some(&cursor(n - 1)), &cursor(n), Some(&entries(n)), LIMIT);
     }
@@ -496,6 +553,87 @@ pub(crate) mod tests {
         cell.stands_on(&cursor(9));
         signal(&cell, 10);
         assert_eq!(told(&cell), ["entries 10"]);
+    }
+
+    #[test]
+    fn joined_entries_show_what_each_signal_brought() {
+        let run = run();
+        assert_eq!(cursors(&run), [vec!["1"], vec!["2"], vec!["3", "4"]]);
+        assert_eq!((run.as_slice().len(), run.end()), (4, Some(&cursor(4))));
+        assert_eq!(run.bytes, 4 * entries(1).bytes);
+        let (mut alone, more) = (Entries::new(run.as_slice()[..1].to_vec()), entries(2));
+        assert!(!alone.join(more.as_slice().to_vec(), 2 * more.bytes - 1));
+        assert_eq!((cursors(&alone), alone.bytes), (vec![vec!["1".to_owned()]], more.bytes));
+    }
+
+    #[tokio::test]
+    async fn of_joined_signals_a_session_is_sent_those_that_it_has_not() {
+        let sent = |stands: u64| {
+            let cell = cell();
+            cell.stands_on(&cursor(stands));
+            cell.entries(Some(&cursor(0)), &cursor(4), Some(&run()), LIMIT);
+            let sent = match cell.try_event() {
+                Some(Event::Entries(entries)) => {
+                    assert_eq!(entries.bytes, entries.as_slice().len() * run().bytes / 4);
+                    cursors(&entries).iter().map(|part| part.join("+")).collect::<Vec<_>>().join(" ")
+                }
+                other => other.map(in_words).unwrap_or_default(),
+            };
+            assert_eq!(cell.state().outbox_bytes, 0);
+            signal(&cell, 5);
+            (sent, told(&cell).concat())
+        };
+        let (all, next) = ("1 2 3+4".to_owned(), "entries 5".to_owned());
+        assert_eq!(sent(0), (all, next.clone()));
+        assert_eq!(sent(1), ("2 3+4".to_owned(), next.clone()));
+        assert_eq!(sent(2), ("3+4".to_owned(), next.clone()));
+        assert_eq!(sent(3), ("end 4".to_owned(), "end 5".to_owned()), "within a signal nobody stands");
+        assert_eq!(sent(4), (String::new(), next));
+        assert_eq!(sent(7), ("end 4".to_owned(), "end 5".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn joined_signals_that_do_not_fit_are_one_word() {
+        for (stands, limit) in [(0, 4 * entries(1).bytes), (1, 3 * entries(1).bytes)] {
+            let told = |limit| {
+                let cell = cell();
+                cell.stands_on(&cursor(stands));
+                cell.entries(Some(&cursor(0)), &cursor(4), Some(&run()), limit);
+                told(&cell)
+            };
+            assert_eq!(told(limit), ["entries 4"]);
+            assert_eq!(told(limit - 1), ["end 4"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_moves_into_joined_signals_is_told_where_they_end() {
+        let cell = cell();
+        cell.stands_on(&cursor(0));
+        cell.entries(Some(&cursor(0)), &cursor(4), Some(&run()), LIMIT);
+        cell.stands_on(&cursor(2));
+        assert_eq!(told(&cell), ["end 4"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_within_joined_signals_gives_time_for_the_rest() {
+        let (cell, config) = (cell(), Config { heartbeat: Duration::from_secs(1000), ..Config::default() });
+        cell.stands_on(&cursor(0));
+        cell.entries(Some(&cursor(0)), &cursor(4), Some(&run()), LIMIT);
+        assert_eq!(told(&cell), ["entries 4"]);
+        for reached in [1, 2] {
+            tokio::time::advance(config.ack_timeout - Duration::from_secs(1)).await;
+            cell.acked(&cursor(reached));
+            cell.tick(&config);
+            assert!(told(&cell).is_empty());
+        }
+        tokio::time::advance(config.ack_timeout).await;
+        cell.tick(&config);
+        assert_eq!(told(&cell), ["end 4"], "the rest was not acked");
+        cell.acked(&cursor(4));
+        tokio::time::advance(config.ack_timeout * 100).await;
+        cell.tick(&config);
+        assert!(told(&cell).is_empty());
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::{Connect, Connected, ConversationId, Gone, Mark, Membership, Noticed, Result, UserId};
+use im_core::{Connect, Connected, ConversationId, Gone, Mark, Membership, Notice, Noticed, Result, UserId};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
@@ -12,6 +12,8 @@ use crate::{
 
 /// How often overdue acks and silent sessions are looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// How many notices are taken at once.
+const NOTICES: usize = 64;
 /// How often expired entries and trimmed records are given back.
 const SWEEP: Duration = Duration::from_secs(60);
 /// How many expired entries are given back at once.
@@ -60,11 +62,9 @@ impl Inner {
             match subscribed {
                 Ok(mut notices) => {
                     self.after_a_gap().await;
-                    while let Some(noticed) = notices.recv().await {
-                        match noticed {
-                            Noticed::Notice(notice) => self.hub.notice(notice, &self.config),
-                            Noticed::Lagged => self.after_a_gap().await,
-                        }
+                    let mut waiting = Vec::new();
+                    while notices.recv_many(&mut waiting, NOTICES).await > 0 {
+                        self.pass_on(waiting.drain(..)).await;
                     }
                 }
                 Err(error) => tracing::warn!(%error, "no notices; again in {RESUBSCRIBE:?}"),
@@ -72,6 +72,26 @@ impl Inner {
             tokio::time::sleep(RESUBSCRIBE).await;
             subscribed = self.parts.notifier.subscribe(&self.node).await;
         }
+    }
+
+    /// Passes notices on in their order; signals in a row at once.
+    async fn pass_on(&self, waiting: impl Iterator<Item = Noticed> + Send) {
+        let mut burst = Vec::new();
+        for noticed in waiting {
+            let other = match noticed {
+                Noticed::Notice(Notice::Signals(signals)) => {
+                    burst.push(signals);
+                    continue;
+                }
+                other => other,
+            };
+            self.hub.signals(&std::mem::take(&mut burst), &self.config);
+            match other {
+                Noticed::Notice(notice) => self.hub.notice(notice, &self.config),
+                Noticed::Lagged => self.after_a_gap().await,
+            }
+        }
+        self.hub.signals(&burst, &self.config);
     }
 
     /// Looks up the large groups of those whose own state has changed, beside the notices and never in their way.
@@ -107,7 +127,7 @@ impl Inner {
             if let Some(end) = end {
                 self.hub.end(user, &end, &self.config);
             }
-            self.hub.notice(im_core::Notice::State(user.clone(), version), &self.config);
+            self.hub.notice(Notice::State(user.clone(), version), &self.config);
         }
         Ok(())
     }
@@ -206,5 +226,55 @@ impl Inner {
         let before = self.clock.now().minus(self.config.device_expiry);
         self.parts.store.states.forget_devices(before).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::{Cursor, DeviceId, Platform, Signal, Signals, SyncInbox, memory::Memory};
+
+    use super::*;
+    use crate::{
+        Engine, Event, Hello, Identity,
+        cell::tests::{cursors, record},
+    };
+
+    fn signals(user: &UserId, previous: &str, end: &str) -> Noticed {
+        let users = vec![(user.clone(), Some(Cursor::new(previous)))];
+        let signal = Signal { users, records: [0].into(), cursors: [Cursor::new(end)].into() };
+        Noticed::Notice(Notice::Signals(Signals { records: [record(1)].into(), signals: vec![signal] }))
+    }
+
+    #[tokio::test]
+    async fn signals_in_a_row_are_told_at_once_and_nothing_overtakes_anything() {
+        let backend = Memory::new();
+        let user = UserId::new("u").unwrap();
+        let end = backend.inbox().anchor(&user).await.unwrap();
+        let chat = Engine::builder(backend).start().await.unwrap();
+        let identity = Identity {
+            user: user.clone(),
+            device: DeviceId::new("d").unwrap(),
+            platform: Platform::new("p").unwrap(),
+        };
+        let (session, _) = chat.connect(identity, Hello::default()).await.unwrap();
+        session.cell.stands_on(&Cursor::new("x"));
+        // A gap is told by the inbox's end: before what it stands for, or after what follows it, it would end the entries.
+        let gap = || Noticed::Lagged;
+        let waiting = [
+            signals(&user, "x", "y"),
+            signals(&user, "y", end.as_str()),
+            gap(),
+            signals(&user, end.as_str(), "z"),
+        ];
+        session.inner.pass_on(waiting.into_iter()).await;
+        let events = std::iter::from_fn(|| session.try_event()).take(9);
+        let told = events.filter_map(|event| match event {
+            Event::Entries(entries) => Some(cursors(&entries)),
+            Event::End(end) => panic!("an end: {end:?}"),
+            _ => None,
+        });
+        let told: Vec<_> = told.collect();
+        let one = |text: &str| vec![text.to_owned()];
+        assert_eq!(told, [vec![one("y"), one(end.as_str())], vec![one("z")]]);
     }
 }

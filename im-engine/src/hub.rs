@@ -6,14 +6,13 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use im_core::{
-    ConversationId, Cursor, Entry, Mark, Notice, Record, SessionId, Signal, Signals, StateVersion, UserId,
-};
+use im_core::{ConversationId, Cursor, Mark, Notice, SessionId, Signals, StateVersion, UserId};
 use indexmap::IndexMap;
 use tokio::sync::Notify;
 
 use crate::{
-    cell::{Cell, CloseReason, Entries},
+    burst::{self, Run},
+    cell::{Cell, CloseReason},
     config::Config,
 };
 
@@ -98,7 +97,7 @@ impl Hub {
     /// Passes a notice on to its sessions.
     pub(crate) fn notice(&self, notice: Notice, config: &Config) {
         match notice {
-            Notice::Signals(signals) => self.signals(&signals, config),
+            Notice::Signals(signals) => self.signals(&[signals], config),
             Notice::State(user, version) => self.version(user, &version),
             Notice::Head(id, head) => self.head(&id, head),
             Notice::Kick(user, sessions) => self.kick(&user, &sessions),
@@ -106,19 +105,16 @@ impl Hub {
         }
     }
 
-    fn signals(&self, signals: &Signals, config: &Config) {
-        let state = self.state();
-        for signal in &signals.signals {
-            let Some(end) = signal.cursors.last() else { continue };
-            let entries = entries(&signals.records, signal);
-            let known = |(user, previous)| Some((state.users.get(user)?, previous));
-            // All look-ups first: they wait for the memory side by side, as they cannot between the locks of the sessions.
-            let users: Vec<(&User, &Option<Cursor>)> =
-                signal.users.iter().map(|(user, previous)| (user, previous)).filter_map(known).collect();
-            for (user, previous) in users {
-                for cell in &user.cells {
-                    cell.entries(previous.as_ref(), end, entries.as_ref(), config.outbox_bytes);
-                }
+    /// Passes on the signals of notices that follow each other.
+    pub(crate) fn signals(&self, burst: &[Signals], config: &Config) {
+        match burst {
+            // A notice by itself names nobody twice.
+            [only] => {
+                let state = self.state();
+                burst::signals(only).for_each(|signal| state.tell(&signal, config));
+            }
+            _ => {
+                burst::runs(burst, config.outbox_bytes).iter().for_each(|run| self.state().tell(run, config))
             }
         }
     }
@@ -203,6 +199,23 @@ impl Hub {
 }
 
 impl State {
+    fn tell(&self, run: &Run<'_>, config: &Config) {
+        let tell = |user: &User, previous: &Option<Cursor>| {
+            for cell in &user.cells {
+                cell.entries(previous.as_ref(), run.end, run.entries.as_ref(), config.outbox_bytes);
+            }
+        };
+        let known = |(user, previous)| Some((self.users.get(user)?, previous));
+        let users = run.users.iter().map(|(user, previous)| (user, previous)).filter_map(known);
+        if run.users.len() == 1 {
+            users.for_each(|(user, previous)| tell(user, previous));
+        } else {
+            // All look-ups first: they wait for the memory side by side, as they cannot between the locks of the sessions.
+            let users: Vec<(&User, &Option<Cursor>)> = users.collect();
+            users.into_iter().for_each(|(user, previous)| tell(user, previous));
+        }
+    }
+
     fn next_generation(&mut self) -> Generation {
         self.generation += 1;
         Generation(self.generation)
@@ -219,25 +232,15 @@ impl State {
     }
 }
 
-/// What all users of a signal are sent, if it is carried.
-fn entries(records: &[Arc<Record>], signal: &Signal) -> Option<Arc<Entries>> {
-    if signal.records.is_empty() || signal.records.len() != signal.cursors.len() {
-        return None;
-    }
-    let entry = |(index, cursor): (&u32, &Cursor)| {
-        let record = records.get(*index as usize)?.clone();
-        Some(Entry { cursor: cursor.clone(), record })
-    };
-    let entries: Option<Vec<Entry>> = signal.records.iter().zip(&*signal.cursors).map(entry).collect();
-    Some(Arc::new(Entries::new(entries?)))
-}
-
 #[cfg(test)]
 mod tests {
-    use im_core::{DeviceId, NodeId, Ordinal, Platform, Seq, SessionRef};
+    use im_core::{DeviceId, NodeId, Ordinal, Platform, Seq, SessionRef, Signal};
 
     use super::*;
-    use crate::{Event, cell::tests::record};
+    use crate::{
+        Event,
+        cell::tests::{cursors, record},
+    };
 
     fn user(name: &str) -> UserId {
         UserId::new(name).unwrap()
@@ -306,6 +309,72 @@ mod tests {
             other => panic!("{other:?}"),
         });
         assert!(Arc::ptr_eq(&taken[0], &taken[1]));
+    }
+
+    /// Numbers that look like chance, the same ones for a seed.
+    fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+        let mut state = seed;
+        move |sides| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % sides
+        }
+    }
+
+    /// Notices of three users' inboxes, of which some are lost.
+    fn play(dice: &mut impl FnMut(u64) -> u64) -> Vec<Signals> {
+        let mut ends = [0; 3];
+        let mut notices = Vec::new();
+        for number in 1..=40 {
+            let lists: [&[usize]; 4] = [&[0, 1, 2], &[0, 1], &[1, 2], &[2]];
+            let mut signals = Vec::new();
+            for at in lists[[0, 0, 0, 1, 2, 3][dice(6) as usize]] {
+                let previous = Cursor::new(std::mem::replace(&mut ends[*at], number).to_string());
+                let previous = Some(previous).filter(|_| dice(40) > 0);
+                let records = if dice(40) > 0 { [0].into() } else { Arc::default() };
+                let user = (user(["a", "b", "c"][*at]), previous);
+                Signal::push(&mut signals, user, records, [Cursor::new(number.to_string())].into());
+            }
+            if dice(20) > 0 {
+                notices.push(Signals { records: [record(number)].into(), signals });
+            }
+        }
+        notices
+    }
+
+    /// What is told of notices that come some at a time: the cursor of each entry, or the end.
+    fn told_of(notices: &[Signals], burst: usize, stands: [u64; 3], limit: usize) -> Vec<Vec<String>> {
+        let (hub, config) = (Hub::default(), Config { outbox_bytes: limit, ..Config::default() });
+        let cells = ["a", "b", "c"].map(|name| session(&hub, name));
+        for (cell, stands) in cells.iter().zip(stands) {
+            cell.stands_on(&Cursor::new(stands.to_string()));
+        }
+        notices.chunks(burst).for_each(|burst| hub.signals(burst, &config));
+        let told = |cell: Arc<Cell>| {
+            let events = std::iter::from_fn(|| cell.try_event()).take(100);
+            let words = events.flat_map(|event| match event {
+                Event::Entries(entries) => cursors(&entries).concat(),
+                other => vec![format!("{other:?}")],
+            });
+            words.collect()
+        };
+        cells.into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn signals_tell_the_same_together_as_one_by_one() {
+        let mut joined = 0;
+        for seed in 0..500 {
+            let mut dice = dice(seed);
+            let notices = play(&mut dice);
+            let stands = [0; 3].map(|_| if dice(2) == 0 { 0 } else { dice(10) });
+            let limit = [0, 1000, 3000, 10_000, 1 << 20][dice(5) as usize];
+            let burst = 2 + dice(40) as usize;
+            let alone = told_of(&notices, 1, stands, limit);
+            assert_eq!(told_of(&notices, burst, stands, limit), alone, "seed {seed}");
+            let signals: usize = notices.iter().map(|notice| notice.signals.len()).sum();
+            joined += signals - burst::runs(&notices, limit).len();
+        }
+        assert!(joined > 1000, "{joined}");
     }
 
     #[test]

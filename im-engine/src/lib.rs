@@ -11,6 +11,7 @@
 
 mod admission;
 mod builder;
+mod burst;
 mod cell;
 mod commit;
 mod config;

@@ -40,7 +40,7 @@ pub(crate) fn text_frame(text: String) -> Bytes {
     frame.into()
 }
 
-/// A frame that is ready to be written, header and all.
+/// A frame that is ready to be written, header and all; or several, one behind the other.
 #[derive(Debug)]
 pub(crate) enum Frame {
     /// One that was made for this connection.
@@ -53,7 +53,7 @@ impl Frame {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Own(bytes) => bytes,
-            Self::Shared(entries) => events::signal(entries),
+            Self::Shared(entries) => events::signals(entries),
         }
     }
 }
@@ -107,7 +107,8 @@ impl Outgoing {
     ) -> Poll<io::Result<()>> {
         while let Some(first) = self.frames.front() {
             let first = &first.bytes()[self.begun..];
-            let write = if self.frames.len() == 1 || first.len() >= GATHERED {
+            let both = self.frames.get(1).map(|second| first.len() + second.bytes().len());
+            let write = if both.is_none_or(|bytes| bytes > GATHERED) {
                 io.as_mut().poll_write(cx, first)
             } else {
                 GATHER.with_borrow_mut(|gather| {
