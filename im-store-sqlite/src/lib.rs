@@ -16,13 +16,13 @@
 //! | | |
 //! |---|---|
 //! | An acked message, a read mark, a setting | survives a crash of the operating system and a power failure (`synchronous=FULL`), unless [switched off](SqliteBuilder::survives_power_failure) |
-//! | A delivery | is in memory for about a second, then in the file; what the death of the process or of the system takes is delivered again at the same place, because an entry's place is that of its message in the log. A pull with the cursor of such an entry waits for that, up to 5 s |
+//! | A delivery | is in memory for up to five seconds, then in the file; what the death of the process or of the system takes is delivered again at the same place, because an entry's place is that of its message in the log. A pull with the cursor of such an entry waits for that, up to 5 s |
 //! | A retry of a send | is known at any age |
 //! | One record | is written once: log and store are the same table |
 //! | Full disk, damaged file, second process, file of a newer version | a typed error, and nothing half written |
 //! | A file put back from a copy | say so with [`restored`](SqliteBuilder::restored): nobody can see it from within |
 //!
-//! One process has the file open; another one is told [`InUse`](im_core::ErrorKind::InUse). So presence and notifier are those
+//! What writes runs on a thread of its own, `im-sqlite-writer`, beside those of SQLite's connections. One process has the file open; another one is told [`InUse`](im_core::ErrorKind::InUse). So presence and notifier are those
 //! of [`im_core::memory`]: there is no other node whom they could tell, and files `presence.rs` and `notifier.rs` are not needed.
 //! Leases are in memory, too. The log has one partition.
 //!
@@ -52,9 +52,9 @@
 //! | `group_members` | the intervals of members, of SINGLE conversations too, with role and settings |
 //! | `applied` | up to which record members are applied |
 //! | `state_changes`, `devices` | versions of the users' own state; devices with marks of their own |
-//! | `inbox`, `inbox_starts`, `inbox_deliveries` | the sync inbox but for its newest seconds: who has which message; where each begins; when it was delivered |
+//! | `inbox`, `inbox_starts`, `inbox_deliveries` | the sync inbox but for its newest seconds: who has which messages, up to 64 a row; where each begins; when it was delivered |
 //! | `checkpoints`, `log_epochs`, `store_epochs`, `meta` | where projections stand, and what the data are |
-//! | `conversations`, `read_marks` | views, for people and reports |
+//! | `conversations`, `read_marks`, `inbox_entries` | views, for people and reports |
 //!
 //! `PRAGMA table_info` and the comments in `migrations/` say the rest. Reading with other programs is fine while short; a
 //! transaction that stays open keeps the write-ahead log from being reused.
