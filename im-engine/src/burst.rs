@@ -41,11 +41,18 @@ pub(crate) fn runs(burst: &[Signals], max_bytes: usize) -> Vec<Run<'_>> {
         burst.iter().flat_map(|notice| notice.signals.iter().map(|signal| (&notice.records, signal)));
     for (records, signal) in signals {
         let Some((first, _)) = signal.users.first() else { continue };
-        let run = newest.entry(first).or_insert(runs.len());
-        if runs.get_mut(*run).is_some_and(|run| run.join(records, signal, max_bytes)) {
+        if newest
+            .get(first)
+            .and_then(|at| runs.get_mut(*at))
+            .is_some_and(|run| run.join(records, signal, max_bytes))
+        {
             continue;
         }
-        *run = runs.len();
+        // Whoever is told again of something stands nobody knows where: nothing that comes after it goes before it.
+        if signal.users.iter().any(|(_, previous)| previous.is_none()) {
+            newest.clear();
+        }
+        newest.insert(first, runs.len());
         runs.extend(Run::new(records, signal));
     }
     runs
@@ -60,8 +67,8 @@ impl<'a> Run<'a> {
 
     /// Takes in what follows it; whether it did.
     ///
-    /// What every user had before is this run's end, so nothing lies between for any of them: to tell it here puts it before
-    /// nothing that came earlier.
+    /// What every user had before is this run's end, so nothing new lies between for any of them, and repeats end all runs: to tell
+    /// it here puts it before nothing that came earlier.
     fn join(&mut self, records: &[Arc<Record>], next: &'a Signal, max_bytes: usize) -> bool {
         let follows = |((user, _), (next_user, previous)): (&(UserId, _), &(UserId, Option<Cursor>))| {
             previous.as_ref() == Some(self.end) && is_same(user, next_user)
@@ -143,6 +150,14 @@ mod tests {
         let run = runs(&burst, LIMIT).pop().unwrap();
         assert_eq!(run.users, burst[0].signals[0].users, "who had what before the first");
         assert_eq!(run.entries.unwrap().parts().len(), 3);
+    }
+
+    #[test]
+    fn nothing_goes_before_what_is_told_again() {
+        let mut again = notice(&["b"], "0", "1");
+        again.signals[0].users[0].1 = None;
+        let burst = [notice(&["a", "b"], "0", "1"), again, notice(&["a", "b"], "1", "2")];
+        assert_eq!(told(&burst, LIMIT), expected(&[("ab", &["1"]), ("b", &["1"]), ("ab", &["2"])]));
     }
 
     #[test]

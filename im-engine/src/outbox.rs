@@ -76,9 +76,14 @@ impl Drain {
             () = stop.cancelled() => {}
             () = self.rounds() => {}
         }
-        if self.claimed.is_some()
-            && let Err(error) = self.inner.parts.log.leases.release(LEASE, &self.inner.node).await
-        {
+        if self.claimed.is_some() {
+            self.release().await;
+        }
+    }
+
+    /// Gives the lease back; where that fails it runs out while it is not claimed again.
+    async fn release(&self) {
+        if let Err(error) = self.inner.parts.log.leases.release(LEASE, &self.inner.node).await {
             tracing::warn!(%error, "the lease of the outbox could not be released");
         }
     }
@@ -133,8 +138,8 @@ impl Drain {
         if !is_due || !self.outbox.pass_on().await? {
             return Ok(false);
         }
-        self.inner.parts.log.leases.release(LEASE, &self.inner.node).await?;
         (self.claimed, self.passed_on) = (None, Some(Instant::now()));
+        self.release().await;
         Ok(true)
     }
 

@@ -97,11 +97,14 @@ impl Inner {
 
     /// Where a timeline ends for who wants this range of it; with the page, unless the range ends above.
     async fn end_with_page(&self, query: HistoryQuery) -> ChatResult<(End, Option<Guess>)> {
-        match self.parts.store.messages.history(&query).await? {
-            History::Page { records, more, head } => {
+        match self.parts.store.messages.history(&query).await {
+            Ok(History::Page { records, more, head }) => {
                 Ok((End { head, is_all: false }, Some(Guess { query, records, more, head })))
             }
-            History::Behind { .. } => Ok((self.end_above(&query.conversation).await?, None)),
+            Ok(History::Behind { .. }) => Ok((self.end_above(&query.conversation).await?, None)),
+            Err(error) if error.is_transient() => Err(error.into()),
+            // Perhaps only of what is not to be shown.
+            Err(_) => Ok((End { head: self.stored_head(&query.conversation).await?, is_all: false }, None)),
         }
     }
 

@@ -103,16 +103,17 @@ impl PgOutbox {
     /// A page, however much before and in it cannot be read.
     async fn page(&self, transaction: i64, after: i64, max: usize) -> Result<Look> {
         let mut page = self.look(transaction, after, max).await?;
+        self.pass_over(&mut page.unreadable);
         while let (Some(rest), true) = (page.rest, page.waiting.len() < max) {
             let (transaction, after) = (number(rest.transaction), number(rest.number));
             // Many at once, or else there could be a statement for each that cannot be read.
-            let next = self.look(transaction, after, MANY).await?;
+            let mut next = self.look(transaction, after, MANY).await?;
+            self.pass_over(&mut next.unreadable);
             page.waiting.extend(next.waiting);
             page.unreadable.extend(next.unreadable);
             page.rest = next.rest;
         }
         page.waiting.truncate(max);
-        self.pass_over(&mut page.unreadable);
         if !page.unreadable.is_empty() {
             tracing::warn!(first = ?page.unreadable.first(), "messages of the outbox that no node can read are refused");
             let refused = page.unreadable.iter();

@@ -4,9 +4,9 @@
 //! queue behind all that is ready there, such as a thousand sends whose acks the commit before has just given: the writer, of which
 //! there is one, would stand still meanwhile.
 
-use std::{io, task::Poll, thread};
+use std::{future::poll_fn, io, panic::AssertUnwindSafe, task::Poll, thread};
 
-use futures::poll;
+use futures::FutureExt;
 use im_core::{Error, ErrorKind, Result};
 use tokio::{
     runtime::{Builder, Handle},
@@ -47,13 +47,46 @@ impl WriterThread {
         operation: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let mut work = Box::pin(work);
-        if let Poll::Ready(done) = poll!(&mut work) {
-            return done;
+        // A panic is an error here, wherever it happens.
+        let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+        let first = poll_fn(|cx| {
+            // What waits for a time waits for that of the thread on which it goes on.
+            let _inside = self.tasks.enter();
+            Poll::Ready(work.as_mut().poll(cx))
+        });
+        let done = match first.await {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => self.tasks.spawn(work).await.ok(),
+        };
+        let failed = |message| Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, message));
+        match done {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => failed("it panicked"),
+            None => failed("the writer's thread has ended"),
         }
-        self.tasks.spawn(work).await.unwrap_or_else(|error| {
-            Err(Error::new(ErrorKind::Unavailable, BACKEND, operation, "the writer's thread has ended")
-                .with_source(error))
-        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use im_core::Outcome;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_at_once_and_later() {
+        let thread = WriterThread::start().unwrap();
+        for later in [false, true] {
+            let work = async move {
+                if later {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(2 + 2, 5, "as it is meant to");
+                Ok(())
+            };
+            let error = thread.run("test", work).await.unwrap_err();
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        }
+        assert_eq!(thread.run("test", async { Ok(7) }).await.unwrap(), 7);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use im_core::{ConversationId, memory::Memory};
+use im_core::{ConversationId, ErrorKind, memory::Memory};
 use im_engine::{
     ChatError, Direction, Engine, HistoryRange, MemberChange, Refusal, Seq, Session, SettingsChange,
 };
@@ -106,6 +106,22 @@ async fn history_is_cut_to_the_rights_of_its_reader() {
             }
         }
     }
+}
+
+/// What cannot be read may be what is not to be shown anyway: so the rights are asked, and then no more than they allow is read.
+#[tokio::test]
+async fn a_page_that_cannot_be_read_whole_is_asked_within_the_rights() {
+    let group = group_of_two().await;
+    group.alice.send(text(&group.id, "m", "hello")).await.unwrap();
+    group.hooks.fail("messages.history", ErrorKind::Corrupt);
+    let page = group.bob.history(&group.id, everything()).await.unwrap();
+    assert_eq!(page.records.len(), 2);
+    let eve = connect(&group.chat, "eve", "e").await;
+    group.hooks.fail("messages.history", ErrorKind::Corrupt);
+    let refused = eve.history(&group.id, everything()).await.unwrap_err();
+    assert!(matches!(refused, ChatError::Refused(Refusal::NotMember)), "{refused:?}");
+    group.hooks.fail("messages.history", ErrorKind::Unavailable);
+    assert!(group.bob.history(&group.id, everything()).await.is_err());
 }
 
 #[tokio::test]
