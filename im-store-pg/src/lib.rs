@@ -124,6 +124,7 @@ mod send_in;
 mod spans;
 mod store;
 mod store_epochs;
+mod tail;
 mod user_state;
 mod versions;
 mod wake;
