@@ -11,7 +11,7 @@ use im_core::{
     Partition, Parts, Policy, Projection, ReadMark, Result, Seq, SessionRef, SettingsChange, StateVersion,
     UserId,
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::OnceCell};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -176,6 +176,7 @@ impl Inner {
             delivery_entries: self.config.delivery_entries,
             cache_entries: self.config.cache_entries,
             known: Mutex::new(HashMap::new()),
+            max_recipients: OnceCell::new(),
         }
     }
 

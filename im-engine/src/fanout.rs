@@ -12,6 +12,8 @@ use im_core::{
     Recipient, Result, UserId,
 };
 
+use tokio::sync::OnceCell;
+
 use crate::{
     builder::Complete,
     members::{Audience, Members},
@@ -44,6 +46,8 @@ pub(crate) struct FanOut {
     pub(crate) cache_entries: usize,
     /// The member lists that each partition's worker knows; a new run begins without any.
     pub(crate) known: Mutex<HashMap<Partition, Members>>,
+    /// How many recipients a delivery may have, once that was asked.
+    pub(crate) max_recipients: OnceCell<usize>,
 }
 
 #[async_trait]
@@ -102,7 +106,7 @@ impl FanOut {
 
     /// Delivers in bounded chunks; the last one carries the checkpoint. Signals follow each chunk.
     async fn deliver(&self, batch: &Batch, plan: &Plan) -> Result<()> {
-        let max_recipients = self.parts.inbox.info().await?.max_recipients;
+        let max_recipients = *self.max_recipients.get_or_try_init(|| self.ask_max_recipients()).await?;
         let mut rest = plan.recipients.as_slice();
         loop {
             let (chunk, after) = rest.split_at(self.chunk(rest, max_recipients));
@@ -119,6 +123,10 @@ impl FanOut {
                 return Ok(());
             }
         }
+    }
+
+    async fn ask_max_recipients(&self) -> Result<usize> {
+        Ok(self.parts.inbox.info().await?.max_recipients)
     }
 
     /// Delivers until nobody has failed: only who failed is repeated, so that one broken inbox does not fill the others with

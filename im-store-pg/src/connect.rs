@@ -19,6 +19,7 @@ use crate::{
     pool::{self, Pool, Signs},
     report, schema,
     spans::Spans,
+    tail::Tails,
     wake::{self, Wake},
 };
 
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     /// The longest content of [`PgBackend::send_in`].
     pub(crate) content_bytes: usize,
     pub(crate) outbox_floor: Mutex<Floor>,
+    pub(crate) tails: Tails,
     pub(crate) outbox_passed: Mutex<PassedOver>,
 }
 
@@ -146,6 +148,7 @@ impl PgBackend {
             durability: report.durability,
             content_bytes: config.content_bytes,
             outbox_floor: Mutex::default(),
+            tails: Tails::new(partitions),
             outbox_passed: Mutex::default(),
         };
         let inner = Arc::new(inner);

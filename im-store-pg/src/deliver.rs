@@ -20,6 +20,9 @@ const OPERATION: &str = "inbox.deliver";
 /// A record's id is its delivery's nonce and its place in the delivery, in so many bits.
 const INDEX_BITS: u32 = 16;
 
+/// The most entries of a row. A pull reads whole rows, so there are not many.
+const MOST_ENTRIES: usize = 64;
+
 /// How often a delivery is tried for which there is no table.
 const TRIES: usize = 3;
 
@@ -82,17 +85,18 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
          FROM guard, locked, unnest($6::bigint[], $7::bytea[]) AS k (id, record)), \
          begun AS MATERIALIZED (SELECT r.at, e.user_id, e.place - r.count AS place, e.previous \
          FROM recipients r JOIN ends e ON e.user_id = r.user_id), \
-         entries AS (INSERT INTO {im}.inbox (delivered, user_id, place, nonce, previous, record) \
+         entries AS (INSERT INTO {im}.inbox (delivered, user_id, place, nonce, previous, record, earlier) \
          SELECT locked.time, b.user_id, b.place + k.number, k.nonce, coalesce(k.previous, b.previous), \
-         k.record FROM locked, unnest($8::bigint[], $9::bigint[], $10::bigint[], $19::bigint[], $20::bigint[]) \
-         AS k (at, number, record, nonce, previous) JOIN begun b ON b.at = k.at), \
+         k.record, CASE WHEN k.first <= k.last THEN ($21::int[])[k.first:k.last] END \
+         FROM locked, unnest($8::bigint[], $9::bigint[], $10::bigint[], $19::bigint[], $20::bigint[], $22::int[], $23::int[]) \
+         AS k (at, number, record, nonce, previous, first, last) JOIN begun b ON b.at = k.at), \
          checkpoint AS (INSERT INTO {im}.checkpoints AS known \
          (projection, partition, epoch, log_offset, rewind_epoch, rewind_offset, log, store, inbox) \
          SELECT 'inbox', $11, $12, $13, $14, $15, $16, $17, $18 FROM guard WHERE $12 IS NOT NULL ",
         moves!(),
         ") SELECT locked.time, e.user_id, e.place, e.previous FROM guard CROSS JOIN locked LEFT JOIN ends e ON true"
     ));
-    let Entries { at, numbers, ids, nonces, previous } = entries(delivery, fresh);
+    let Rows { at, numbers, ids, nonces, previous, earlier, first, last } = rows(delivery, fresh);
     let recipients = &delivery.recipients;
     let (used, records) = records(delivery, fresh);
     let position = delivery.checkpoint.as_ref().map(|checkpoint| checkpoint.position);
@@ -119,6 +123,9 @@ async fn write(inner: &Inner, delivery: &Delivery, fresh: i64) -> sqlx::Result<V
         .bind(lineage.map(|lineage| lineage.inbox.as_str()))
         .bind(nonces)
         .bind(previous)
+        .bind(earlier)
+        .bind(first)
+        .bind(last)
         .fetch_all(&inner.pool)
         .await
 }
@@ -138,34 +145,43 @@ fn end_nonce(fresh: i64, recipient: &Recipient) -> i64 {
     recipient.records.last().map_or(fresh, |index| nonce_of(fresh, *index))
 }
 
-/// The entries, column by column.
+/// The rows of the inbox, column by column: each holds entries of one recipient, one after the other.
 #[derive(Default)]
-struct Entries {
+struct Rows {
     /// The recipient's place in the delivery, from 1.
     at: Vec<i64>,
-    /// The entry's number among the recipient's, from 1.
+    /// The newest entry's number among the recipient's, from 1.
     numbers: Vec<i64>,
     /// Its record.
     ids: Vec<i64>,
     nonces: Vec<i64>,
-    /// The nonce of the entry before; none where that is of an earlier delivery.
+    /// The nonce of the entry before the oldest; none where that is of an earlier delivery.
     previous: Vec<Option<i64>>,
+    /// The numbers of the other entries' records, of all rows one after the other; each row's from `first` to `last`, counted from 1.
+    earlier: Vec<i32>,
+    first: Vec<i32>,
+    last: Vec<i32>,
 }
 
-fn entries(delivery: &Delivery, fresh: i64) -> Entries {
-    let mut entries = Entries::default();
+fn rows(delivery: &Delivery, fresh: i64) -> Rows {
+    let mut rows = Rows::default();
     for (place, recipient) in (1..).zip(&delivery.recipients) {
-        let mut previous = None;
-        for (number, index) in (1..).zip(&*recipient.records) {
-            let nonce = nonce_of(fresh, *index);
-            entries.at.push(place);
-            entries.numbers.push(number);
-            entries.ids.push(id(fresh, *index));
-            entries.nonces.push(nonce);
-            entries.previous.push(previous.replace(nonce));
+        let (mut number, mut previous) = (0, None);
+        for records in recipient.records.chunks(MOST_ENTRIES) {
+            let Some((newest, earlier)) = records.split_last() else { continue };
+            number += records.len() as i64;
+            let nonce = nonce_of(fresh, *newest);
+            rows.at.push(place);
+            rows.numbers.push(number);
+            rows.ids.push(id(fresh, *newest));
+            rows.nonces.push(nonce);
+            rows.previous.push(previous.replace(nonce));
+            rows.first.push(rows.earlier.len() as i32 + 1);
+            rows.earlier.extend(earlier.iter().map(|index| index.cast_signed()));
+            rows.last.push(rows.earlier.len() as i32);
         }
     }
-    entries
+    rows
 }
 
 /// The records that somebody gets.

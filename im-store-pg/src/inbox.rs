@@ -44,24 +44,27 @@ struct Row {
 }
 
 impl PgInbox {
-    /// One statement, so that it sees one state. The limit stands within, so that only the page's records are looked up, each by the
-    /// key, whatever the planner thinks of the tables; tables of which everything has expired are left out.
+    /// One statement, so that it sees one state. The limits stand within, so that only the page's rows are opened and only its records
+    /// looked up, each by the key, whatever the planner thinks of the tables; tables of which everything has expired are left out.
     async fn find(&self, user: &UserId, after: i64, wanted: usize) -> Result<Option<Found>> {
         let sql = self.0.sql(
             "SELECT e.place, e.nonce, i.place, i.nonce, i.previous, r.record FROM {im}.inbox_ends e LEFT JOIN \
-             (SELECT * FROM {im}.inbox WHERE user_id = $1 AND place > $2 \
-             AND delivered >= (extract(epoch FROM now()) * 1000)::bigint - $4 ORDER BY place LIMIT $3) i ON true \
+             (SELECT p.delivered, p.place - cardinality(p.numbers) + k.at AS place, p.delivery # k.number AS nonce, \
+             CASE k.at WHEN 1 THEN p.previous ELSE p.delivery # p.numbers[k.at - 1] END AS previous, \
+             p.delivery << 16 | k.number AS record \
+             FROM (SELECT *, record >> 16 AS delivery, earlier || (record & 65535)::int AS numbers FROM {im}.inbox \
+             WHERE user_id = $1 AND place > $2 AND delivered >= (extract(epoch FROM now()) * 1000)::bigint - $4 \
+             ORDER BY place LIMIT $3) p CROSS JOIN LATERAL unnest(p.numbers) WITH ORDINALITY AS k (number, at) \
+             WHERE p.place - cardinality(p.numbers) + k.at > $2 LIMIT $3) i ON true \
              LEFT JOIN LATERAL (SELECT record FROM {im}.inbox_records WHERE id = i.record AND delivered = i.delivered LIMIT 1) r \
              ON true WHERE e.user_id = $1",
         );
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(user.as_str())
             .bind(after)
             .bind(limit(wanted))
-            .bind(self.0.spans.longest_life())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(PULL))?;
+            .bind(self.0.spans.longest_life());
+        let rows = self.0.pool.read(query).await.map_err(failed(PULL))?;
         let Some(first) = rows.first() else { return Ok(None) };
         let first = Columns::new(first, 0, PULL);
         let end = Stand { place: first.int(0)?, nonce: first.int(1)? };
@@ -73,7 +76,7 @@ impl PgInbox {
                 entries.push(Row { stand, previous: columns.int(4)?, record: columns.get(5)? });
             }
         }
-        // The statement reads them in order, but does not promise it.
+        // The statement reads them in order, but does not promise it. Were the limit to take others, they would not be dense.
         entries.sort_unstable_by_key(|entry| entry.stand.place);
         Ok(Some(Found { end, entries }))
     }
@@ -140,11 +143,8 @@ impl SyncInbox for PgInbox {
             "SELECT e.place, e.nonce, k.at FROM unnest($1::text[]) WITH ORDINALITY AS k (user_id, at) CROSS JOIN LATERAL \
              (SELECT place, nonce FROM {im}.inbox_ends e WHERE e.user_id = k.user_id LIMIT 1) e",
         );
-        let rows = sqlx::query(sql)
-            .bind(users.iter().map(UserId::as_str).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+        let query = sqlx::query(sql).bind(users.iter().map(UserId::as_str).collect::<Vec<_>>());
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         let mut ends = vec![None; users.len()];
         for row in &rows {
             let columns = Columns::new(row, 0, operation);

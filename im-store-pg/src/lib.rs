@@ -87,7 +87,7 @@
 //! | `conversations` | what they are, and where each timeline ends |
 //! | `group_members`, `applied` | the intervals of members, of SINGLE conversations too, with role and settings; up to which record |
 //! | `read_marks`, `user_states`, `state_changes`, `devices` | the users' own state and its versions |
-//! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, in tables by time of delivery: `inbox_<from>`, `inbox_records_<from>`. They are made ahead and dropped as a whole while the chat runs, so its user must keep the right to create tables |
+//! | `inbox`, `inbox_records`, `inbox_ends` | the sync inbox, several entries a row (the view `inbox_entries` has them one by one), in tables by time of delivery: `inbox_<from>`, `inbox_records_<from>`. They are made ahead and dropped as a whole while the chat runs, so its user must keep the right to create tables |
 //! | `outbox`, `outbox_refused` | what hosts sent inside their own transactions and no engine has appended yet, and what it refused, which the host [forgets](PgOutbox::forget_refused). Rows come and go: autovacuum looks at every 1,000 of them, and a transaction that stays open for long keeps those that went meanwhile, without slowing who looks |
 //! | `log_partitions`, `log_epochs`, `store_epochs`, `checkpoints`, `meta` | where everything stands, and what the data are |
 //! | `leases`, `nodes`, `sessions` | who does what, and who is there; unlogged |
@@ -124,6 +124,7 @@ mod send_in;
 mod spans;
 mod store;
 mod store_epochs;
+mod tail;
 mod user_state;
 mod versions;
 mod wake;

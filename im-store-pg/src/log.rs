@@ -53,14 +53,12 @@ impl PgLog {
             " FROM {im}.messages m WHERE m.part = $1 AND m.own AND (m.log_epoch, m.log_offset) > ($2, $3) \
              ORDER BY m.log_epoch, m.log_offset LIMIT $4"
         ));
-        let rows = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(partition.0.cast_signed())
             .bind(i64::from(after.epoch.0))
             .bind(number(after.offset))
-            .bind(limit(max.clamp(1, MOST_RECORDS)))
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+            .bind(limit(max.clamp(1, MOST_RECORDS)));
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         rows.iter().map(|row| Columns::new(row, 0, operation).log_record()).collect()
     }
 }

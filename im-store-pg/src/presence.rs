@@ -177,11 +177,8 @@ impl Presence for PgPresence {
             join_living!("s"),
             " WHERE s.user_id = k.user_id AND NOT s.displaced OFFSET 0) s ORDER BY s.number"
         ));
-        let rows = sqlx::query(sql)
-            .bind(users.iter().map(UserId::as_str).collect::<Vec<_>>())
-            .fetch_all(&self.0.pool)
-            .await
-            .map_err(failed(operation))?;
+        let query = sqlx::query(sql).bind(users.iter().map(UserId::as_str).collect::<Vec<_>>());
+        let rows = self.0.pool.read(query).await.map_err(failed(operation))?;
         let mut sessions = vec![Vec::new(); users.len()];
         for row in &rows {
             let columns = Columns::new(row, 0, operation);

@@ -9,7 +9,8 @@ const OPERATION: &str = "open";
 
 /// Script *n* (from 1) leads from schema version *n* − 1 to *n*. A script that was released never changes. They name no schema: it
 /// is the search path of their transaction.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_init.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_init.sql"), include_str!("../migrations/0002_packed_inbox.sql")];
 
 /// Names the lock under which nodes migrate, together with the schema's name.
 const LOCK: &str = "im-store-pg";

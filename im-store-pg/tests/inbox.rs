@@ -180,13 +180,52 @@ async fn the_cursor_of_another_recipient_of_a_delivery_is_refused() {
     }
 }
 
+/// Rows hold 64 entries: of one delivery there are three, between others of one.
+#[tokio::test]
+async fn a_page_begins_and_ends_anywhere_in_a_row() {
+    let schema = Schema::fresh();
+    let pg = schema.open().await;
+    let mut conn = sql(&schema).await;
+    let (alice, mut cursors) = ([user("alice")], Vec::new());
+    for seqs in [1..2, 2..152, 152..153] {
+        let delivered = deliver(&pg, &records(seqs), &alice).await.remove(0);
+        cursors.extend(cursors.is_empty().then(|| delivered.previous.unwrap()));
+        cursors.extend_from_slice(&delivered.cursors);
+    }
+    let rows = "SELECT place FROM inbox WHERE user_id = 'alice' ORDER BY place";
+    assert_eq!(numbers(&mut conn, rows).await, [1, 65, 129, 151, 152]);
+    for (at, cursor) in (0..).zip(&cursors) {
+        for max in [1, 7, 64, 65, 200] {
+            let Pull::Page { entries, more } = pg.inbox().pull(&alice[0], cursor, max).await.unwrap() else {
+                panic!("resync at {at}")
+            };
+            let last = (at + max as u64).min(152);
+            assert_eq!(seqs(&entries), (at + 1..=last).collect::<Vec<_>>());
+            assert_eq!(more, last < 152);
+            let told: Vec<_> = entries.into_iter().map(|entry| entry.cursor).collect();
+            assert_eq!(told, cursors[at as usize + 1..=last as usize]);
+        }
+        let (place, nonce) = cursor.as_str().split_once('-').unwrap();
+        let other = i64::from_str_radix(nonce, 16).unwrap() ^ 1 << 40;
+        if at < 152 {
+            assert_eq!(page(&pg, &alice[0], &Cursor::new(format!("{place}-{other:x}"))).await, None);
+        }
+    }
+    let dense = "SELECT count(*) FROM inbox_entries a JOIN inbox_entries b ON b.user_id = a.user_id \
+                 AND b.place = a.place + 1 AND b.previous = a.nonce";
+    assert_eq!(numbers(&mut conn, dense).await, [151]);
+}
+
 #[tokio::test]
 async fn a_gap_in_the_middle_or_at_the_end_is_seen() {
     let schema = Schema::fresh();
     let pg = schema.open().await;
     let mut conn = sql(&schema).await;
     let alice = [user("alice")];
-    let cursors = deliver(&pg, &records(1..7), &alice).await.remove(0).cursors;
+    let mut cursors = Vec::new();
+    for seq in 1..7 {
+        cursors.extend_from_slice(&deliver(&pg, &records(seq..seq + 1), &alice).await.remove(0).cursors);
+    }
     run(&mut conn, "DELETE FROM inbox WHERE place = 6").await;
     assert_eq!(page(&pg, &alice[0], &cursors[0]).await, None, "the newest is gone");
     assert_eq!(pg.inbox().pull(&alice[0], &cursors[0], 4).await.unwrap(), Pull::Resync);
@@ -224,7 +263,7 @@ async fn many_nodes_make_tables_at_once_and_drop_them_at_once() {
     for work in works.collect::<Vec<_>>() {
         work.await.unwrap();
     }
-    assert_eq!(numbers(&mut conn, "SELECT DISTINCT place FROM inbox ORDER BY 1").await, [11, 12]);
+    assert_eq!(numbers(&mut conn, "SELECT DISTINCT place FROM inbox_entries ORDER BY 1").await, [11, 12]);
     assert_eq!(numbers(&mut conn, "SELECT count(*) FROM inbox_records").await, [2]);
     assert_eq!(numbers(&mut conn, AGED).await, [0]);
     let entries = page(&nodes[1], &alice, &young.previous.unwrap()).await.unwrap();
@@ -255,9 +294,9 @@ async fn deliveries_across_the_end_of_a_span_keep_their_order() {
     for work in works {
         due += work.await.unwrap();
     }
-    let count = "SELECT count(*) FROM inbox WHERE user_id = 'u7'";
+    let count = "SELECT count(*) FROM inbox_entries WHERE user_id = 'u7'";
     assert_eq!(numbers(&mut conn, count).await, [due]);
-    let older = "SELECT count(*) FROM inbox a JOIN inbox b ON b.user_id = a.user_id AND b.place = a.place + 1 \
+    let older = "SELECT count(*) FROM inbox_entries a JOIN inbox_entries b ON b.user_id = a.user_id AND b.place = a.place + 1 \
                  WHERE b.delivered < a.delivered OR b.previous <> a.nonce";
     assert_eq!(numbers(&mut conn, older).await, [0], "an entry is older than one before it");
     let tables = numbers(&mut conn, "SELECT count(DISTINCT tableoid) FROM inbox").await[0];

@@ -11,11 +11,11 @@ use std::{
 };
 
 use im_core::{
-    Append, Checkpoint, ClientMsgId, Connect, ContentHash, ContentType, ConversationId, ConversationStore,
-    Delivery, DeviceId, Direction, Epoch, HistoryQuery, Lineage, LogRead, LogRecord, MessageLog,
-    MessageStore, NewConversation, NodeId, Outbox, Outgoing, Partition, Platform, Position, Presence,
-    ReadMark, Recipient, RecordKind, Refusal, SendKey, Seq, SessionId, SessionRef, SettingsChange, SyncInbox,
-    UserId, UserState, WhenFull,
+    Append, AppendOutcome, Checkpoint, ClientMsgId, Connect, ContentHash, ContentType, ConversationId,
+    ConversationStore, Delivery, DeviceId, Direction, Epoch, HistoryQuery, Lineage, LogRead, LogRecord,
+    MessageLog, MessageStore, NewConversation, NodeId, Outbox, Outgoing, Partition, Platform, Position,
+    Presence, ReadMark, Recipient, RecordKind, Refusal, SendKey, Seq, SessionId, SessionRef, SettingsChange,
+    SyncInbox, UserId, UserState, WhenFull,
 };
 use im_store_pg::{PgBackend, PgPresence};
 use serde_json::Value;
@@ -305,6 +305,46 @@ async fn what_cannot_be_read_in_the_outbox_takes_no_statement_each() {
     assert!((3..=9).contains(&looks.count()));
 }
 
+/// While nobody else appends. It takes steps after another node did, and until it is alone again.
+#[tokio::test]
+async fn an_append_after_another_is_one_statement() {
+    let schema = Schema::fresh();
+    let (other, plans) = (schema.open().await, Plans::default());
+    let _guard = tracing::subscriber::set_default(plans.clone());
+    let pg = explained(&schema).await;
+    let (id, mut receipts) = (single(7), Vec::new());
+    let partition = Partition::of(&id, 4);
+    pg.log().open_epoch(Epoch(1), &pg.log().info().await.unwrap().incarnation).await.unwrap();
+    let mut statements = Vec::new();
+    for (at, node) in [&pg, &pg, &pg, &other, &pg, &pg, &pg].into_iter().enumerate() {
+        plans.0.lock().unwrap().clear();
+        let outcomes = node.log().append(partition, Epoch(1), &[append(7, at), append(7, at)]).await.unwrap();
+        let [AppendOutcome::Appended(first), AppendOutcome::Duplicate(second)] = outcomes[..] else {
+            panic!("{outcomes:?}")
+        };
+        assert_eq!(first, second);
+        receipts.push(first);
+        let plans = plans.0.lock().unwrap();
+        let is_of_append = |plan: &&Value| {
+            let text = plan["Query Text"].as_str().unwrap();
+            ["log_partitions", "conversations"].iter().any(|table| text.contains(table))
+        };
+        statements.push(plans.iter().filter(is_of_append).count());
+    }
+    assert_eq!(statements, [4, 1, 1, 0, 5, 4, 1]);
+    let LogRead::Records(records) =
+        pg.log().read(partition, Position::START, 100, Duration::ZERO).await.unwrap()
+    else {
+        panic!("trimmed")
+    };
+    let told: Vec<_> = receipts.iter().map(|got| (got.mark, got.position, got.created_at)).collect();
+    let stored: Vec<_> =
+        records.iter().map(|it| (it.record.mark(), it.position, it.record.created_at)).collect();
+    assert_eq!(told, stored);
+    assert!(stored.is_sorted_by_key(|(.., created_at)| *created_at) && stored[0].2.0 > 1_700_000_000_000);
+    assert!((1..).zip(&stored).all(|(seq, (mark, ..))| mark.seq == Seq(seq)));
+}
+
 #[tokio::test]
 async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     let schema = Schema::fresh();
@@ -318,8 +358,9 @@ async fn no_query_reads_a_table_through_or_sorts_a_timeline() {
     let (alice, id) = (user(7), single(7));
     let (log, store, inbox) = (pg.log(), pg.store(), pg.inbox());
     let partition = Partition::of(&id, 4);
-    log.append(partition, Epoch(1), &[append(7, 9000)]).await.unwrap();
-    log.append(partition, Epoch(1), &[append(7, 9000)]).await.unwrap();
+    for at in [9000, 9000, 9001, 9002] {
+        log.append(partition, Epoch(1), &[append(7, at)]).await.unwrap();
+    }
     log.read(partition, Position::START, 100, Duration::ZERO).await.unwrap();
     log.read(partition, Position { epoch: Epoch(1), offset: 300 }, 100, Duration::ZERO).await.unwrap();
     let key = SendKey {
