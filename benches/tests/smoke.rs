@@ -67,11 +67,13 @@ fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, m
     }
 }
 
-/// Rows take their room, and the indexes no less than when they are made anew.
+/// Rows take their room, and the indexes no less than when they are made anew. Of an entry that shares a row with others there is at
+/// least the number of its record.
 fn check_space(line: &Value) {
     let figure = |name: &str| line[name].as_f64().unwrap();
+    let least = if line["case"].as_str().unwrap().ends_with("/inbox") { 4.0 } else { 50.0 };
     let bytes = figure("table_bytes") + figure("index_bytes");
-    assert!((figure("rate") - bytes / figure("rows")).abs() < 1e-6 && figure("rate") > 50.0, "{line}");
+    assert!((figure("rate") - bytes / figure("rows")).abs() < 1e-6 && figure("rate") > least, "{line}");
     assert!(
         figure("index_bytes_anew") > 0.0 && figure("dead_rows") <= figure("dead_rows_before_vacuum"),
         "{line}"
