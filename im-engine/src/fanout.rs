@@ -11,7 +11,6 @@ use im_core::{
     Batch, Checkpoint, ConversationId, Delivery, Error, ErrorKind, LogRecord, Mark, Partition, Projection,
     Recipient, Result, UserId,
 };
-
 use tokio::sync::OnceCell;
 
 use crate::{
