@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use foldhash::fast::RandomState;
 use im_core::{Cursor, Entry, Record, Signal, Signals, UserId};
 
-use crate::cell::Entries;
+use crate::entries::Entries;
 
 /// How many bytes are told as one at most.
 const RUN: usize = 32 << 10;

@@ -3,16 +3,15 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
-use im_core::{ConversationId, Cursor, Entry, Mark, SessionRef, StateVersion, UserId};
+use im_core::{ConversationId, Cursor, Mark, SessionRef, StateVersion, UserId};
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::{config::Config, entries::Entries};
 
 /// What a session's client is to be told.
 #[derive(Debug, Clone)]
@@ -44,78 +43,6 @@ pub enum CloseReason {
     Silent,
     /// The server stops. Reconnect.
     Draining,
-}
-
-/// Inbox entries, shared by every session that is sent the same ones: of one signal, or of several that follow each other.
-///
-/// Thousands of sessions count themselves in and out while others read: what they read lies in another cache line than the count.
-#[derive(Debug)]
-#[repr(align(64))]
-pub struct Entries {
-    entries: Vec<Entry>,
-    /// Where the entries of each signal end, but those of the last one.
-    cuts: Vec<usize>,
-    bytes: usize,
-    encoded: OnceLock<Bytes>,
-}
-
-impl Entries {
-    pub(crate) fn new(entries: Vec<Entry>) -> Self {
-        Self { bytes: bytes(&entries), entries, cuts: Vec::new(), encoded: OnceLock::new() }
-    }
-
-    /// Adds the entries of a signal that follows these, unless that makes more than so many bytes; whether it did.
-    pub(crate) fn join(&mut self, next: Vec<Entry>, max_bytes: usize) -> bool {
-        let bytes = self.bytes + bytes(&next);
-        let fits = bytes <= max_bytes;
-        if fits {
-            self.cuts.push(self.entries.len());
-            self.entries.extend(next);
-            self.bytes = bytes;
-        }
-        fits
-    }
-
-    /// What is left for who has everything up to a cursor; none if no signal but the last ends there.
-    fn after(&self, cursor: &Cursor) -> Option<Self> {
-        let had = *self.cuts.iter().find(|cut| self.entries[**cut - 1].cursor == *cursor)?;
-        let cuts = self.cuts.iter().filter(|cut| **cut > had).map(|cut| cut - had).collect();
-        Some(Self { cuts, ..Self::new(self.entries[had..].to_vec()) })
-    }
-
-    /// The entries, oldest first; at least one.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// The cursor of the last entry.
-    #[must_use]
-    pub fn end(&self) -> Option<&Cursor> {
-        self.entries.last().map(|entry| &entry.cursor)
-    }
-
-    /// The same entries, signal by signal; each has at least one. A transport sends what each signal brought as if it had come
-    /// alone: how many were joined depends on the load, and is not for clients to see.
-    pub fn parts(&self) -> impl ExactSizeIterator<Item = &[Entry]> {
-        let cut = |index: usize| self.cuts.get(index).copied();
-        (0..self.cuts.len() + 1).map(move |index| {
-            let start = index.checked_sub(1).and_then(cut).unwrap_or(0);
-            &self.entries[start..cut(index).unwrap_or(self.entries.len())]
-        })
-    }
-
-    /// What a transport makes of the entries: made once, by the first session that needs it.
-    pub fn encoded(&self, encode: impl FnOnce(&Self) -> Bytes) -> &Bytes {
-        self.encoded.get_or_init(|| encode(self))
-    }
-}
-
-/// About how long frames of these entries are.
-fn bytes(entries: &[Entry]) -> usize {
-    /// What a frame has beside the contents, per entry.
-    const OVERHEAD: usize = 256;
-    entries.iter().map(|entry| entry.record.content.len() + OVERHEAD).sum()
 }
 
 /// One session on this node.
@@ -455,7 +382,8 @@ impl State {
 #[cfg(test)]
 pub(crate) mod tests {
     use im_core::{
-        ClientMsgId, ContentHash, ContentType, DeviceId, NodeId, Platform, Record, RecordKind, Seq, SessionId,
+        ClientMsgId, ContentHash, ContentType, DeviceId, Entry, NodeId, Platform, Record, RecordKind, Seq,
+        SessionId,
     };
 
     use super::*;
@@ -472,7 +400,7 @@ pub(crate) mod tests {
         Cell::new(UserId::new("u").unwrap(), session)
     }
 
-    fn cursor(n: u64) -> Cursor {
+    pub(crate) fn cursor(n: u64) -> Cursor {
         Cursor::new(n.to_string())
     }
 
@@ -495,12 +423,12 @@ pub(crate) mod tests {
         })
     }
 
-    fn entries(n: u64) -> Arc<Entries> {
+    pub(crate) fn entries(n: u64) -> Arc<Entries> {
         Arc::new(Entries::new(vec![Entry { cursor: cursor(n), record: record(n) }]))
     }
 
     /// The entries of three signals, the last of which brought two: 1, 2, 3 and 4.
-    fn run() -> Arc<Entries> {
+    pub(crate) fn run() -> Arc<Entries> {
         let entry = |n| Entry { cursor: cursor(n), record: record(n) };
         let mut run = Entries::new(vec![entry(1)]);
         for more in [vec![entry(2)], vec![entry(3), entry(4)]] {
@@ -553,17 +481,6 @@ pub(crate) mod tests {
         cell.stands_on(&cursor(9));
         signal(&cell, 10);
         assert_eq!(told(&cell), ["entries 10"]);
-    }
-
-    #[test]
-    fn joined_entries_show_what_each_signal_brought() {
-        let run = run();
-        assert_eq!(cursors(&run), [vec!["1"], vec!["2"], vec!["3", "4"]]);
-        assert_eq!((run.as_slice().len(), run.end()), (4, Some(&cursor(4))));
-        assert_eq!(run.bytes, 4 * entries(1).bytes);
-        let (mut alone, more) = (Entries::new(run.as_slice()[..1].to_vec()), entries(2));
-        assert!(!alone.join(more.as_slice().to_vec(), 2 * more.bytes - 1));
-        assert_eq!((cursors(&alone), alone.bytes), (vec![vec!["1".to_owned()]], more.bytes));
     }
 
     #[tokio::test]
