@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, LogRecord, Result, SendKey,
+    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, LogRecord, RecordKind, Result,
+    SendKey,
     numbering::{self, Numbering},
 };
 
@@ -13,6 +14,7 @@ use crate::{
     error::{BACKEND, corrupt, other_incarnation},
     messages::{self, NewRow},
     tail,
+    timelines::Place,
     writer::{Head, Sync, Writer},
 };
 
@@ -24,6 +26,7 @@ pub(crate) async fn append(
     epoch: Epoch,
     batch: Vec<Append>,
 ) -> Result<Vec<AppendOutcome>> {
+    inner.timelines.room(OPERATION).await?;
     let mut writer = inner.writer(OPERATION).await?;
     let epochs = inner.epochs();
     check_epoch(&inner, &epochs, epoch)?;
@@ -39,7 +42,7 @@ pub(crate) async fn append(
         }
     }
     if !numbered.rows.is_empty() {
-        numbered.publish(&mut writer, &inner);
+        numbered.publish(&mut writer, &inner)?;
     }
     Ok(numbered.outcomes)
 }
@@ -61,7 +64,11 @@ fn check_epoch(inner: &Inner, epochs: &Epochs, epoch: Epoch) -> Result<()> {
 }
 
 /// The heads of the batch's conversations, from memory where it has them.
-async fn heads(writer: &mut Writer, batch: &[Append]) -> Result<HashMap<ConversationId, Head>> {
+async fn heads(
+    writer: &mut Writer,
+    inner: &Inner,
+    batch: &[Append],
+) -> Result<HashMap<ConversationId, Head>> {
     let mut heads = HashMap::with_capacity(batch.len());
     let mut missing = Vec::new();
     // Sends to one conversation often come in a row.
@@ -76,7 +83,7 @@ async fn heads(writer: &mut Writer, batch: &[Append]) -> Result<HashMap<Conversa
     }
     missing.sort_unstable();
     missing.dedup();
-    let found = messages::heads(writer.conn(), &missing, OPERATION).await?;
+    let found = messages::heads(writer.conn(), &inner.timelines, &missing, OPERATION).await?;
     heads.extend(missing.into_iter().zip(found).filter_map(|(id, head)| Some((id, head?))));
     Ok(heads)
 }
@@ -99,7 +106,7 @@ async fn number(
 ) -> Result<Numbered> {
     let epochs = inner.epochs();
     let Some(open) = epochs.open() else { return Err(no_epoch()) };
-    let heads = heads(writer, batch).await?;
+    let heads = heads(writer, inner, batch).await?;
     let first = |(id, head): (ConversationId, Head)| {
         let is_of_epoch = open.first_id <= head.id;
         (id, numbering::Head { mark: head.mark, created_at: head.created_at, is_of_epoch })
@@ -128,8 +135,15 @@ struct Numbered {
 
 impl Numbered {
     /// Lets everybody know what is in the file now.
-    fn publish(&mut self, writer: &mut Writer, inner: &Inner) {
-        writer.next_id = Some(self.next_id);
+    fn publish(&mut self, writer: &mut Writer, inner: &Inner) -> Result<()> {
+        inner.timelines.add(OPERATION, |open| {
+            for NewRow { id, record, .. } in &self.rows {
+                let is_read = record.kind == RecordKind::Message && !record.sender.is_system();
+                let reader = is_read.then_some((&record.sender, record.device.as_ref()));
+                open.push(&record.conversation, Place { mark: record.mark(), message: *id }, reader);
+            }
+        })?;
+        writer.publish(self.next_id - 1);
         let epochs = inner.epochs();
         let is_same = |a: &NewRow, b: &NewRow| a.record.conversation == b.record.conversation;
         for NewRow { id, record, .. } in self.rows.chunk_by(is_same).filter_map(<[_]>::last) {
@@ -142,6 +156,7 @@ impl Numbered {
         }
         drop(tail);
         inner.end.send_replace(self.next_id - 1);
+        Ok(())
     }
 }
 

@@ -14,9 +14,11 @@ use crate::{
     connect::Inner,
     epochs::Epochs,
     error::{BACKEND, failed, other_incarnation},
-    messages::{self, NewRow},
-    rows::{Columns, number},
+    fresh::Fresh,
+    messages::{self, NewRow, messages_at},
+    rows::Columns,
     store_epochs,
+    timelines::Timelines,
     values::{MOST_ROWS, Values},
     writer::Writer,
 };
@@ -29,9 +31,17 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
     if lineage.store != inner.incarnation {
         return Err(other_incarnation(OPERATION, &lineage.store, &inner.incarnation));
     }
-    let mut writer = inner.writer(OPERATION).await?;
-    store_epochs::fence(writer.conn(), &lineage.log, OPERATION).await?;
-    let new = new_records(writer.conn(), &batch.records, &inner.epochs()).await?;
+    let (mut writer, new) = loop {
+        let mut writer = inner.writer(OPERATION).await?;
+        store_epochs::fence(writer.conn(), &lineage.log, OPERATION).await?;
+        let new = new_records(writer.conn(), &inner, &batch.records).await?;
+        if new.is_empty() || inner.timelines.is_empty() {
+            break (writer, new);
+        }
+        // Theirs go into the file at once, behind all that are there.
+        drop(writer);
+        inner.timelines.settle(&inner).await?;
+    };
     let next_id = writer.next_id(OPERATION).await?;
     let rows: Vec<_> = (next_id..)
         .zip(new)
@@ -45,7 +55,7 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
     writer.begin(OPERATION, inner.acked).await?;
     let written = write(&mut writer, &rows, &batch).await.map_err(failed(OPERATION));
     writer.end(OPERATION, written).await?;
-    writer.next_id = Some(next_id + rows.len() as i64);
+    writer.publish(next_id + rows.len() as i64 - 1);
     // Known of conversations that have another record now.
     writer.heads.clear();
     Ok(())
@@ -59,31 +69,31 @@ async fn write(writer: &mut Writer, rows: &[NewRow], batch: &Batch) -> sqlx::Res
 /// The records that are not there yet; an error where a place or a key belongs to another record.
 async fn new_records(
     conn: &mut SqliteConnection,
+    inner: &Inner,
     records: &[LogRecord],
-    epochs: &Epochs,
 ) -> Result<Vec<LogRecord>> {
-    let places = stored_places(conn, records).await?;
-    let keys = stored_keys(conn, records, epochs).await?;
+    let places = stored_places(conn, &inner.timelines, records).await?;
+    let keys = stored_keys(conn, records, &inner.epochs()).await?;
     arrivals::new_records(BACKEND, records, places, keys)
 }
 
 static PLACES: Values = Values::new(
     "SELECT m.conversation_id, m.sequence_id, m.send_from, m.client_msg_id, m.content_hash FROM",
-    2,
-    "v CROSS JOIN timelines t ON t.conversation_id = v.column1 AND t.sequence_id = v.column2 AND t.main_user = '' \
-     AND t.device = '' CROSS JOIN messages m ON m.id = t.message",
+    4,
+    messages_at!(),
 );
 
 /// What stands at the places of these records.
 async fn stored_places(
     conn: &mut SqliteConnection,
+    fresh: &Fresh<Timelines>,
     records: &[LogRecord],
 ) -> Result<HashMap<(ConversationId, Seq), (SendKey, ContentHash)>> {
     let mut places = HashMap::new();
     for chunk in records.chunks(MOST_ROWS) {
         let mut query = sqlx::query(AssertSqlSafe(PLACES.sql(chunk.len())));
-        for LogRecord { record, .. } in chunk {
-            query = query.bind(Arc::<str>::from(record.conversation.clone())).bind(number(record.seq.0));
+        for (index, LogRecord { record, .. }) in chunk.iter().enumerate() {
+            query = messages::bind_place(query, index, &record.conversation, record.seq, fresh);
         }
         for row in query.fetch_all(&mut *conn).await.map_err(failed(OPERATION))? {
             let columns = Columns::new(&row, 0, OPERATION);

@@ -25,15 +25,17 @@ use crate::{
     SqliteBuilder, SqliteInbox, SqliteLog, SqliteStore,
     checkpoints::{self, Of},
     deliver::Standing,
+    entries::Entries,
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
     expire::Pass,
-    fresh::{Fresh, closed},
+    fresh::{self, Fresh, Layer, closed},
     incarnation,
     rows::number,
-    schema, settle,
+    schema,
     tail::Tail,
     thread::WriterThread,
+    timelines::{self, Timelines},
     wal,
     writer::{Sync, Writer},
 };
@@ -72,9 +74,9 @@ pub(crate) struct Inner {
     pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
     pub(crate) pass: tokio::sync::Mutex<Pass>,
     /// The newest inbox entries.
-    pub(crate) fresh: Fresh,
-    /// Held while they are moved into the file.
-    pub(crate) settling: tokio::sync::Mutex<()>,
+    pub(crate) entries: Fresh<Entries>,
+    /// The newest places in the timelines.
+    pub(crate) timelines: Arc<Fresh<Timelines>>,
     pub(crate) standing: tokio::sync::Mutex<Standing>,
     /// The last message whose entries the fan-out has to deliver, perhaps again, if it had not come so far when the file was
     /// opened: whoever had it open before may have ended without closing it.
@@ -139,8 +141,9 @@ impl Sqlite {
     /// # Errors
     /// When the file could not be closed in order; the next opening mends that.
     pub async fn close(&self) -> Result<()> {
-        self.inner.fresh.close();
-        let settled = settle::settle(&self.inner).await;
+        self.inner.entries.close();
+        let settled = self.inner.entries.settle(&self.inner).await;
+        let placed = self.inner.timelines.settle(&self.inner).await;
         if self.inner.acked == Sync::Normal
             && let Ok(mut writer) = self.inner.writer("close").await
         {
@@ -149,6 +152,8 @@ impl Sqlite {
             writer.end("close", noted).await?;
         }
         let Some(writer) = self.inner.writer.lock().await.take() else { return Ok(()) };
+        // Nobody appends any more. What came behind the last move is made again when the file is opened.
+        self.inner.timelines.close();
         let (conn, lock) = writer.stop();
         let checkpointer = self.inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(checkpointer) = checkpointer {
@@ -159,7 +164,7 @@ impl Sqlite {
         // The last connection moves the write-ahead log into the file and removes it.
         let closed = conn.close().await.map_err(failed("close"));
         drop(lock);
-        settled.and(closed)
+        settled.and(placed).and(closed)
     }
 }
 
@@ -195,7 +200,7 @@ impl Inner {
         let incarnation =
             incarnation::load(&mut conn, config.restored, !config.survives_power_failure).await?;
         let epochs = Epochs::load(&mut conn).await?;
-        let end = epochs.end(&mut conn).await?;
+        let own_end = epochs.end(&mut conn).await?;
         let delivered = checkpoints::load(&mut conn, Of::Inbox, Partition(0), OPERATION).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(config.readers)
@@ -210,8 +215,12 @@ impl Inner {
         } else {
             (Durability::Buffered, Sync::Normal)
         };
-        let writer = Writer::new(conn, lock, HEADS);
-        let (commits, tail) = (writer.commits.subscribe(), writer.tail.clone());
+        let placed = timelines::placed(&mut conn).await?;
+        let mut writer = Writer::new(conn, lock, HEADS, placed, own_end);
+        // What the process that had the file open before may not have moved.
+        writer.next_id(OPERATION).await?;
+        let commits = writer.commits.subscribe();
+        let (tail, timelines, end) = (writer.tail.clone(), writer.timelines.clone(), writer.end.clone());
         let inner = Arc::new(Self {
             writer: tokio::sync::Mutex::new(Some(writer)),
             thread: WriterThread::start().map_err(|error| io_failed(OPERATION, error))?,
@@ -223,19 +232,27 @@ impl Inner {
             incarnation,
             epochs: RwLock::new(Arc::new(epochs)),
             tail,
-            end: watch::Sender::new(end),
+            end,
             leases: Mutex::default(),
             pass: tokio::sync::Mutex::default(),
-            fresh: Fresh::new(),
-            settling: tokio::sync::Mutex::default(),
+            entries: Fresh::new(),
+            timelines,
             standing: tokio::sync::Mutex::new(Standing::new()),
-            undelivered: delivered.filter(|at| number(at.position.offset) < end).map(|_| end),
+            undelivered: delivered.filter(|at| number(at.position.offset) < own_end).map(|_| own_end),
             checkpointer: Mutex::default(),
         });
         let task = inner.thread.spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
-        inner.thread.spawn(settle::run(Arc::downgrade(&inner), inner.fresh.grown.subscribe()));
+        inner.spawn_moving::<Entries>();
+        inner.spawn_moving::<Timelines>();
         *inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(inner)
+    }
+
+    fn spawn_moving<L: Layer>(self: &Arc<Self>) {
+        let mut grown = L::fresh(self).grown.subscribe();
+        // By what is there already.
+        grown.mark_changed();
+        self.thread.spawn(fresh::run::<L>(Arc::downgrade(self), grown));
     }
 
     /// The writer, when it is our turn.

@@ -159,7 +159,8 @@ impl ConversationStore for SqliteStore {
         max: usize,
     ) -> Result<Vec<Membership>> {
         let mut conn = self.0.readers().acquire().await.map_err(failed("conversations.list"))?;
-        memberships::list(&mut conn, user, device.as_ref(), after.as_ref(), max.min(MOST_MEMBERS)).await
+        let (device, after) = (device.as_ref(), after.as_ref());
+        memberships::list(&mut conn, &self.0.timelines, user, device, after, max.min(MOST_MEMBERS)).await
     }
 
     async fn large_groups(
@@ -190,7 +191,7 @@ impl ConversationStore for SqliteStore {
     ) -> Result<Vec<Option<Membership>>> {
         let operation = "conversations.memberships";
         let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
-        memberships::get(&mut conn, wanted, device.as_ref(), operation).await
+        memberships::get(&mut conn, &self.0.timelines, wanted, device.as_ref(), operation).await
     }
 
     async fn members(

@@ -1,4 +1,4 @@
-//! A delivery: who gets which records. It goes to the [fresh](crate::fresh) part of the inbox.
+//! A delivery: who gets which records. It goes to the [newest part](crate::entries) of the inbox.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -72,7 +72,7 @@ impl Standing {
 pub(crate) async fn deliver(inner: &Inner, delivery: &Delivery) -> Result<Vec<Result<Delivered>>> {
     check(inner, delivery)?;
     check_is_ours(inner, &delivery.records).await?;
-    inner.fresh.room(OPERATION).await?;
+    inner.entries.room(OPERATION).await?;
     // One delivery at a time: it begins where the one before has ended.
     let mut standing = inner.standing.lock().await;
     let before = standing.ends(inner, &delivery.recipients).await?;
@@ -86,7 +86,7 @@ pub(crate) async fn deliver(inner: &Inner, delivery: &Delivery) -> Result<Vec<Re
     let all = delivery.recipients.iter().flat_map(|recipient| messages(delivery, recipient));
     let note = Note::of(all).map(|note| (Span::now(inner), note));
     // From here on nothing can fail half-way.
-    inner.fresh.add(delivery, &before, note, moved.cloned(), OPERATION)?;
+    inner.entries.add(OPERATION, |entries| entries.take(delivery, &before, note, moved.cloned()))?;
     for (recipient, before) in delivery.recipients.iter().zip(&before) {
         let end = messages(delivery, recipient).fold(*before, i64::max);
         standing.ends.insert(recipient.user.clone(), end);

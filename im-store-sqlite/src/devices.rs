@@ -1,11 +1,11 @@
 //! Devices that have read marks of their own.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use im_core::{DeviceId, Result, Timestamp, UserId};
+use im_core::{ConversationId, DeviceId, Mark, Result, Timestamp, UserId};
 use sqlx::SqliteConnection;
 
-use crate::{connect::Inner, error::failed, writer::Sync};
+use crate::{connect::Inner, error::failed, user_state, writer::Sync};
 
 /// How many devices are forgotten in one transaction.
 const AT_ONCE: i64 = 100;
@@ -16,7 +16,8 @@ pub(crate) async fn see(inner: Arc<Inner>, user: UserId, device: DeviceId) -> Re
     let mut writer = inner.writer(operation).await?;
     // Without a sync: a device that a crash makes us forget begins again at the highest marks.
     writer.begin(operation, Sync::Normal).await?;
-    let seen = note(writer.conn(), &user, &device, inner.clock.now()).await.map_err(failed(operation));
+    let fresh = inner.timelines.all_reads(&user);
+    let seen = note(writer.conn(), &user, &device, inner.clock.now(), fresh).await.map_err(failed(operation));
     writer.end(operation, seen).await
 }
 
@@ -25,6 +26,7 @@ async fn note(
     user: &UserId,
     device: &DeviceId,
     now: Timestamp,
+    fresh: HashMap<ConversationId, Mark>,
 ) -> sqlx::Result<bool> {
     let known = sqlx::query("UPDATE devices SET seen_at = ? WHERE main_user = ? AND device = ?")
         .bind(now.0)
@@ -51,8 +53,10 @@ async fn note(
     )
     .bind(user.as_str())
     .bind(device.as_str())
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
+    let newest = fresh.into_iter().map(|(id, mark)| ((user.clone(), Some(device.clone()), id), mark));
+    user_state::write_marks(conn, &newest.collect::<Vec<_>>()).await?;
     Ok(true)
 }
 

@@ -2,30 +2,25 @@
 //!
 //! An entry's place is the id of its message, which the log gave durably before anything could be delivered: so deliveries
 //! need no sync of their own, and what a crash undoes comes back at the same place. The newest entries are in memory, see
-//! [`fresh`](crate::fresh).
+//! [`entries`](crate::entries).
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use im_core::{
     Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, Error, ErrorKind, InboxInfo, Partition, Pull,
-    Record, Result, SyncInbox, UserId,
+    Result, SyncInbox, UserId,
 };
 use sqlx::AssertSqlSafe;
 
 use crate::{
     connect::Inner,
     cursor, deliver,
-    error::{BACKEND, corrupt, failed},
-    expire,
+    error::{BACKEND, failed},
+    expire, messages,
     pack::Pack,
-    rows::{Columns, limit, number, record_columns},
-    tail,
+    rows::{Columns, limit, number},
     values::{MOST_ROWS, Values},
 };
 
@@ -48,13 +43,6 @@ static ENDS: Values = Values::new(
     "v WHERE v.column1 IS NOT NULL",
 );
 
-/// The records of messages.
-static RECORDS: Values = Values::new(
-    concat!("SELECT ", record_columns!(), " FROM"),
-    1,
-    "v CROSS JOIN messages m ON m.id = v.column1",
-);
-
 /// The newest place of each user's inbox, expired or not; none where there never was one.
 pub(crate) async fn ends(
     inner: &Inner,
@@ -62,7 +50,7 @@ pub(crate) async fn ends(
     operation: &'static str,
 ) -> Result<Vec<Option<i64>>> {
     // Before the file: what is moved meanwhile is then seen here or there.
-    let mut ends = inner.fresh.ends(users);
+    let mut ends = inner.entries.ends(users);
     for (chunk, ends) in users.chunks(MOST_ROWS).zip(ends.chunks_mut(MOST_ROWS)) {
         let mut query = sqlx::query(AssertSqlSafe(ENDS.sql(chunk.len())));
         for (index, user) in chunk.iter().enumerate() {
@@ -86,7 +74,7 @@ impl SqliteInbox {
     async fn after(&self, user: &UserId, after: i64, max: usize) -> Result<Option<Vec<Entry>>> {
         let operation = "inbox.pull";
         // Before the file, as above.
-        let fresh = self.0.fresh.from(user, after);
+        let fresh = self.0.entries.from(user, after);
         let mut rows =
             sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(self.0.readers());
         let mut is_proven = false;
@@ -111,45 +99,16 @@ impl SqliteInbox {
         }
         entries.extend(fresh.into_iter().filter(|entry| *entry > after));
         let entries: Vec<_> = entries.into_iter().take(max).collect();
-        self.with_records(entries, operation).await.map(Some)
-    }
-
-    /// The entries with their records: from memory the newest, from the file the others.
-    async fn with_records(&self, entries: Vec<i64>, operation: &'static str) -> Result<Vec<Entry>> {
-        let known: Vec<Option<Arc<Record>>> = {
-            let tail = tail::lock(&self.0.tail);
-            entries.iter().map(|entry| Some(tail.get(*entry)?.record.clone())).collect()
-        };
-        let missing = entries.iter().zip(&known).filter(|(_, record)| record.is_none());
-        let missing: Vec<_> = missing.map(|(entry, _)| *entry).collect();
-        let mut found = self.records(&missing, operation).await?;
-        let entry = |(entry, record): (i64, Option<Arc<Record>>)| {
-            let record = record.or_else(|| found.remove(&entry));
-            let record =
-                record.ok_or_else(|| corrupt(operation, "an entry of a message that is not there"))?;
-            Ok(Entry { cursor: self.cursor(entry), record })
-        };
-        entries.into_iter().zip(known).map(entry).collect()
-    }
-
-    async fn records(&self, messages: &[i64], operation: &'static str) -> Result<HashMap<i64, Arc<Record>>> {
-        let mut found = HashMap::with_capacity(messages.len());
-        for chunk in messages.chunks(MOST_ROWS) {
-            let query = sqlx::query(AssertSqlSafe(RECORDS.sql(chunk.len())));
-            let query = chunk.iter().fold(query, |query, message| query.bind(*message));
-            for row in query.fetch_all(self.0.readers()).await.map_err(failed(operation))? {
-                let columns = Columns::new(&row, 0, operation);
-                found.insert(columns.int(0)?, Arc::new(columns.record()?));
-            }
-        }
-        Ok(found)
+        let records = messages::records(&self.0, &entries, operation).await?;
+        let entry = |(entry, record)| Entry { cursor: self.cursor(entry), record };
+        Ok(Some(entries.into_iter().zip(records).map(entry).collect()))
     }
 
     /// Waits until the fan-out has delivered again what an end without [`close`](crate::Sqlite::close) may have taken. Until
     /// then a cursor that is not found proves nothing. Whether it is worth to look again.
     async fn delivered_again(&self, operation: &'static str) -> Result<bool> {
         let Some(last) = self.0.undelivered else { return Ok(false) };
-        let mut grown = self.0.fresh.grown.subscribe();
+        let mut grown = self.0.entries.grown.subscribe();
         let wait = async {
             loop {
                 let mut standing = self.0.standing.lock().await;

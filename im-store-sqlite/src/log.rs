@@ -39,12 +39,15 @@ impl SqliteLog {
         if let Some(records) = tail::lock(&self.0.tail).after(after, max) {
             return Ok(records);
         }
+        // Not beyond it: the timelines do not have yet what was committed just now.
+        let end = *self.0.end.borrow();
         let rows = sqlx::query(concat!(
             "SELECT ",
             record_columns!(),
-            " FROM messages m WHERE m.id > ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
+            " FROM messages m WHERE m.id > ? AND m.id <= ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
         ))
         .bind(after)
+        .bind(end)
         .bind(limit(max))
         .fetch_all(self.0.readers())
         .await

@@ -1,4 +1,5 @@
-//! What users are and have in conversations: rows of `conversation_facts`, `group_members` and the read marks, put together.
+//! What users are and have in conversations: rows of `conversation_facts`, `group_members` and the read marks, put together with the
+//! newest read marks, which are in memory.
 
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::{
     error::{corrupt, failed},
+    fresh::Fresh,
     rows::{Columns, limit},
+    timelines::{Reads, Timelines},
     values::{MOST_ROWS, Values},
 };
 
@@ -81,7 +84,9 @@ macro_rules! membership_columns {
             ", g.main_user, g.joined, g.joined_ordinal, g.left_after, g.left_ordinal, g.role, g.nickname, \
              g.conversation_show, g.undisturbed, g.cleared, g.cleared_ordinal, r.mark, r.ordinal, \
              (SELECT min(sequence_id) FROM messages WHERE kind = 3 AND conversation_id = v.column2 AND sequence_id > \
-             coalesce((SELECT sequence_id FROM applied WHERE conversation_id = v.column2), 0))"
+             coalesce((SELECT sequence_id FROM applied WHERE conversation_id = v.column2), 0)), \
+             v.column4 <> '' AND NOT EXISTS \
+             (SELECT 1 FROM devices d WHERE d.main_user = v.column3 AND d.device = v.column4)"
         )
     };
 }
@@ -96,8 +101,8 @@ macro_rules! join_membership {
     };
 }
 
-/// Adds a row to the membership that it belongs to.
-fn add(membership: &mut Option<Membership>, columns: Columns<'_>) -> Result<()> {
+/// Adds a row to the membership that it belongs to; `fresh` is what memory has of its read marks.
+fn add(membership: &mut Option<Membership>, columns: Columns<'_>, fresh: Reads) -> Result<()> {
     let row = columns.skip(CONVERSATION_COLUMNS);
     let joined = row.mark(1)?;
     let interval = Interval { joined, left: row.optional_mark(3)? };
@@ -110,6 +115,7 @@ fn add(membership: &mut Option<Membership>, columns: Columns<'_>) -> Result<()> 
             cleared: row.mark(9)?,
         };
         let (conversation, role) = (conversation(columns)?, role(row, 5)?);
+        let read = read.max(if row.int(14)? != 0 { fresh.highest } else { fresh.own });
         let unapplied = row.optional_int(13)?.map(|seq| Seq(seq.unsigned_abs()));
         let intervals = vec![interval];
         *membership = Some(Membership { conversation, role, intervals, settings, read, unapplied });
@@ -131,13 +137,18 @@ static GET: Values = Values::new(
 /// What users are and have in conversations.
 pub(crate) async fn get(
     conn: &mut SqliteConnection,
+    fresh: &Fresh<Timelines>,
     wanted: &[(ConversationId, UserId)],
     device: Option<&DeviceId>,
     operation: &'static str,
 ) -> Result<Vec<Option<Membership>>> {
+    // Before the file: what is moved meanwhile is then seen here or there.
+    let fresh: Vec<_> =
+        wanted.iter().map(|(conversation, user)| fresh.reads(conversation, user, device)).collect();
     let device: Arc<str> = device.map_or("", DeviceId::as_str).into();
     let mut memberships = vec![None; wanted.len()];
-    for (chunk, memberships) in wanted.chunks(MOST_ROWS).zip(memberships.chunks_mut(MOST_ROWS)) {
+    let results = memberships.chunks_mut(MOST_ROWS).zip(fresh.chunks(MOST_ROWS));
+    for (chunk, (memberships, fresh)) in wanted.chunks(MOST_ROWS).zip(results) {
         let mut query = sqlx::query(AssertSqlSafe(GET.sql(chunk.len())));
         for (index, (conversation, user)) in chunk.iter().enumerate() {
             query = query
@@ -148,7 +159,8 @@ pub(crate) async fn get(
         }
         for row in query.fetch_all(&mut *conn).await.map_err(failed(operation))? {
             let columns = Columns::new(&row, 0, operation);
-            add(&mut memberships[columns.int(0)? as usize], columns.skip(1))?;
+            let index = columns.int(0)? as usize;
+            add(&mut memberships[index], columns.skip(1), fresh[index])?;
         }
     }
     Ok(memberships)
@@ -157,40 +169,25 @@ pub(crate) async fn get(
 /// A user's conversations by ascending id.
 pub(crate) async fn list(
     conn: &mut SqliteConnection,
+    fresh: &Fresh<Timelines>,
     user: &UserId,
     device: Option<&DeviceId>,
     after: Option<&ConversationId>,
     max: usize,
 ) -> Result<Vec<Membership>> {
     let operation = "conversations.list";
-    let rows = sqlx::query(concat!(
-        "SELECT ",
-        membership_columns!(),
-        " FROM (SELECT DISTINCT conversation_id AS column2, ?1 AS column3, ?2 AS column4 FROM group_members \
-         WHERE main_user = ?1 AND conversation_id > ?3 ORDER BY conversation_id LIMIT ?4) ",
-        join_membership!(),
-        " ORDER BY v.column2, g.joined"
-    ))
+    let rows = sqlx::query(
+        "SELECT DISTINCT conversation_id FROM group_members WHERE main_user = ? AND conversation_id > ? \
+         ORDER BY conversation_id LIMIT ?",
+    )
     .bind(user.as_str())
-    .bind(device.map_or("", DeviceId::as_str))
     .bind(after.map_or("", ConversationId::as_str))
     .bind(limit(max))
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await
     .map_err(failed(operation))?;
-    let mut memberships: Vec<Option<Membership>> = Vec::new();
-    for row in &rows {
-        let columns = Columns::new(row, 0, operation);
-        let is_same = |last: &Option<Membership>| {
-            last.as_ref()
-                .is_some_and(|last| columns.text(0).is_ok_and(|id| id == last.conversation.id.as_str()))
-        };
-        if !memberships.last().is_some_and(is_same) {
-            memberships.push(None);
-        }
-        if let Some(last) = memberships.last_mut() {
-            add(last, columns)?;
-        }
-    }
+    let wanted = |row| Ok((Columns::new(row, 0, operation).parse(0, ConversationId::new)?, user.clone()));
+    let wanted = rows.iter().map(wanted).collect::<Result<Vec<_>>>()?;
+    let memberships = get(conn, fresh, &wanted, device, operation).await?;
     Ok(memberships.into_iter().flatten().collect())
 }

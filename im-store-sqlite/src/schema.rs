@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_init.sql"),
     include_str!("../migrations/0002_buffered_boot_and_devices.sql"),
     include_str!("../migrations/0003_packed_inbox.sql"),
+    include_str!("../migrations/0004_timelines_later.sql"),
 ];
 
 /// `PRAGMA application_id` of our files: "IMDB".

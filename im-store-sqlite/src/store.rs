@@ -14,7 +14,7 @@ use crate::{
     checkpoints::{self, Of},
     connect::Inner,
     error::{BACKEND, failed},
-    messages,
+    messages::{self, last_messages, messages_at},
     rows::{Columns, limit, number, record_columns},
     store_epochs,
     values::{MOST_ROWS, Values},
@@ -35,20 +35,11 @@ impl From<SqliteStore> for StorePart {
     }
 }
 
-static GET: Values = Values::new(
-    concat!("SELECT v.column1, ", record_columns!(), " FROM"),
-    3,
-    "v CROSS JOIN timelines t ON t.conversation_id = v.column2 AND t.sequence_id = v.column3 AND t.main_user = '' \
-     AND t.device = '' CROSS JOIN messages m ON m.id = t.message",
-);
+static GET: Values =
+    Values::new(concat!("SELECT v.column1, ", record_columns!(), " FROM"), 4, messages_at!());
 
-static LAST: Values = Values::new(
-    concat!("SELECT v.column1, ", record_columns!(), " FROM"),
-    2,
-    "v CROSS JOIN timelines t ON t.conversation_id = v.column2 AND t.main_user = '' AND t.device = '' AND t.sequence_id = \
-     (SELECT max(sequence_id) FROM timelines WHERE conversation_id = v.column2 AND sequence_id < 9223372036854775807) \
-     CROSS JOIN messages m ON m.id = t.message",
-);
+static LAST: Values =
+    Values::new(concat!("SELECT v.column1, ", record_columns!(), " FROM"), 3, last_messages!());
 
 impl SqliteStore {
     /// Puts the records of rows, each behind its index, in their places.
@@ -61,6 +52,9 @@ impl SqliteStore {
     }
 
     async fn head(&self, conversation: &ConversationId, operation: &'static str) -> Result<Mark> {
+        if let Some(head) = self.0.timelines.head(conversation) {
+            return Ok(head.mark);
+        }
         let row = sqlx::query(
             "SELECT sequence_id, ordinal FROM timelines WHERE conversation_id = ? AND sequence_id < 9223372036854775807 \
              ORDER BY sequence_id DESC LIMIT 1",
@@ -72,7 +66,27 @@ impl SqliteStore {
         row.map_or(Ok(Mark::default()), |row| Columns::new(&row, 0, operation).mark(0))
     }
 
+    /// The records of a page, in its direction: the newest places are in memory, those below the first of them in the file.
     async fn range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
+        let (places, first) =
+            self.0.timelines.page(&query.conversation, query.from..=to, query.direction, wanted);
+        let to = first.map_or(to, |first| to.min(Seq(first.0.saturating_sub(1))));
+        let is_backward = query.direction == Direction::Backward;
+        let old = if query.from > to {
+            Vec::new()
+        } else {
+            self.old_range(query, to, if is_backward { wanted - places.len() } else { wanted }).await?
+        };
+        let places: Vec<_> = places.iter().map(|place| place.message).collect();
+        let places = if is_backward { &places[..] } else { &places[..places.len().min(wanted - old.len())] };
+        let new = messages::records(&self.0, places, "store.history").await?;
+        Ok(if is_backward { [new, old] } else { [old, new] }.concat())
+    }
+
+    async fn old_range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
+        if wanted == 0 {
+            return Ok(Vec::new());
+        }
         let sql = match query.direction {
             Direction::Forward => concat!(
                 "SELECT ",
@@ -146,8 +160,7 @@ impl MessageStore for SqliteStore {
         for (chunk, records) in places.chunks(MOST_ROWS).zip(records.chunks_mut(MOST_ROWS)) {
             let mut query = sqlx::query(AssertSqlSafe(GET.sql(chunk.len())));
             for (index, (conversation, seq)) in chunk.iter().enumerate() {
-                query =
-                    query.bind(index as i64).bind(Arc::<str>::from(conversation.clone())).bind(number(seq.0));
+                query = messages::bind_place(query, index, conversation, *seq, &self.0.timelines);
             }
             let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
             Self::place(&rows, records, operation)?;
@@ -167,7 +180,7 @@ impl MessageStore for SqliteStore {
         for (chunk, records) in conversations.chunks(MOST_ROWS).zip(records.chunks_mut(MOST_ROWS)) {
             let mut query = sqlx::query(AssertSqlSafe(LAST.sql(chunk.len())));
             for (index, id) in chunk.iter().enumerate() {
-                query = query.bind(index as i64).bind(Arc::<str>::from(id.clone()));
+                query = messages::bind_last(query, index, id, &self.0.timelines);
             }
             let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
             Self::place(&rows, records, operation)?;

@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use im_core::{
-    ConversationId, DeviceId, Error, ErrorKind, Mark, Marked, Membership, ReadMark, Result, Seq, Settings,
-    SettingsChange, State, StateChanges, StateVersion, Timestamp, UserId, UserState,
+    ConversationId, DeviceId, Error, ErrorKind, Mark, Marked, Membership, Ordinal, ReadMark, Result, Seq,
+    Settings, SettingsChange, State, StateChanges, StateVersion, Timestamp, UserId, UserState,
 };
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
@@ -14,8 +14,10 @@ use crate::{
     connect::Inner,
     devices,
     error::{BACKEND, failed},
+    fresh::Fresh,
     memberships,
     rows::{Columns, limit, number},
+    timelines::Timelines,
     values::{MOST_ROWS, Values},
     versions::{self, number_of, version},
     writer::Writer,
@@ -29,7 +31,7 @@ const STATE: &str = "states.state";
 const MOST_CHANGES: usize = 10_000;
 
 /// For each wanted mark: whether the user ever was a member, the head, the ordinal at the mark, the mark that holds, the
-/// user's version.
+/// user's version; as far as the file knows.
 static FACTS: Values = Values::new(
     "SELECT v.column1, \
      EXISTS (SELECT 1 FROM group_members WHERE conversation_id = v.column2 AND main_user = v.column3), \
@@ -56,8 +58,22 @@ struct Facts {
     version: i64,
 }
 
-async fn facts(conn: &mut SqliteConnection, marks: &[ReadMark]) -> Result<Vec<Facts>> {
-    let mut facts = vec![Facts::default(); marks.len()];
+async fn facts(
+    conn: &mut SqliteConnection,
+    fresh: &Fresh<Timelines>,
+    marks: &[ReadMark],
+) -> Result<Vec<Facts>> {
+    // Before the file: what is moved meanwhile is then seen here or there.
+    let known = |mark: &ReadMark| Facts {
+        head: fresh.head(&mark.conversation).map_or(Mark::default(), |place| place.mark),
+        wanted: Mark {
+            seq: mark.seq,
+            ordinal: fresh.below(&mark.conversation, mark.seq).map_or(Ordinal(0), |place| place.mark.ordinal),
+        },
+        held: fresh.reads(&mark.conversation, &mark.user, mark.device.as_ref()).own,
+        ..Facts::default()
+    };
+    let mut facts: Vec<_> = marks.iter().map(known).collect();
     for (chunk, facts) in marks.chunks(MOST_ROWS).zip(facts.chunks_mut(MOST_ROWS)) {
         let mut query = sqlx::query(AssertSqlSafe(FACTS.sql(chunk.len())));
         for (index, mark) in chunk.iter().enumerate() {
@@ -71,21 +87,20 @@ async fn facts(conn: &mut SqliteConnection, marks: &[ReadMark]) -> Result<Vec<Fa
         for row in query.fetch_all(&mut *conn).await.map_err(failed(MARK_READ))? {
             let columns = Columns::new(&row, 0, MARK_READ);
             let index = columns.int(0)? as usize;
-            facts[index] = read_facts(columns, chunk[index].seq)?;
+            read_facts(columns, &mut facts[index])?;
         }
     }
     Ok(facts)
 }
 
-fn read_facts(columns: Columns<'_>, seq: Seq) -> Result<Facts> {
-    let ordinal = columns.optional_int(4)?.unwrap_or(0).unsigned_abs();
-    Ok(Facts {
-        is_member: columns.int(1)? != 0,
-        head: columns.optional_mark(2)?.unwrap_or_default(),
-        wanted: Mark { seq, ordinal: im_core::Ordinal(ordinal) },
-        held: columns.optional_mark(5)?.unwrap_or_default(),
-        version: columns.optional_int(7)?.unwrap_or(0),
-    })
+fn read_facts(columns: Columns<'_>, facts: &mut Facts) -> Result<()> {
+    let ordinal = Ordinal(columns.optional_int(4)?.unwrap_or(0).unsigned_abs());
+    facts.is_member = columns.int(1)? != 0;
+    facts.head = facts.head.max(columns.optional_mark(2)?.unwrap_or_default());
+    facts.wanted.ordinal = facts.wanted.ordinal.max(ordinal);
+    facts.held = facts.held.max(columns.optional_mark(5)?.unwrap_or_default());
+    facts.version = columns.optional_int(7)?.unwrap_or(0);
+    Ok(())
 }
 
 fn device_text(device: Option<&DeviceId>) -> Arc<str> {
@@ -93,7 +108,7 @@ fn device_text(device: Option<&DeviceId>) -> Arc<str> {
 }
 
 /// Whose mark, on which device, where.
-type Slot = (UserId, Option<DeviceId>, ConversationId);
+pub(crate) type Slot = (UserId, Option<DeviceId>, ConversationId);
 
 /// What a batch of marks comes to.
 #[derive(Default)]
@@ -128,7 +143,7 @@ impl Moves {
 
 async fn mark_read(inner: Arc<Inner>, marks: Vec<ReadMark>) -> Result<Vec<Marked>> {
     let mut writer = inner.writer(MARK_READ).await?;
-    let facts = facts(writer.conn(), &marks).await?;
+    let facts = facts(writer.conn(), &inner.timelines, &marks).await?;
     let mut moves = Moves::default();
     let marked: Vec<_> =
         marks.iter().zip(facts).map(|(mark, facts)| moves.take(mark, facts, &inner)).collect();
@@ -151,6 +166,17 @@ static MOVE: Values = Values::new(
 
 async fn write_moves(writer: &mut Writer, moves: Moves) -> sqlx::Result<()> {
     let marks: Vec<_> = moves.marks.into_iter().filter(|(_, mark)| *mark > Mark::default()).collect();
+    write_marks(writer.conn(), &marks).await?;
+    let changes: Vec<_> = moves
+        .changes
+        .into_iter()
+        .map(|((user, conversation), version)| (user, conversation, version))
+        .collect();
+    versions::set(writer.conn(), &changes).await
+}
+
+/// Raises marks within a transaction.
+pub(crate) async fn write_marks(conn: &mut SqliteConnection, marks: &[(Slot, Mark)]) -> sqlx::Result<()> {
     for chunk in marks.chunks(MOST_ROWS) {
         let mut query = sqlx::query(AssertSqlSafe(MOVE.sql(chunk.len())));
         for ((user, device, conversation), mark) in chunk {
@@ -161,14 +187,9 @@ async fn write_moves(writer: &mut Writer, moves: Moves) -> sqlx::Result<()> {
                 .bind(number(mark.ordinal.0))
                 .bind(number(mark.seq.0));
         }
-        query.execute(writer.conn()).await?;
+        query.execute(&mut *conn).await?;
     }
-    let changes: Vec<_> = moves
-        .changes
-        .into_iter()
-        .map(|((user, conversation), version)| (user, conversation, version))
-        .collect();
-    versions::set(writer.conn(), &changes).await
+    Ok(())
 }
 
 async fn set(
@@ -179,9 +200,9 @@ async fn set(
 ) -> Result<Option<StateVersion>> {
     let mut writer = inner.writer(SET).await?;
     let wanted = [(conversation.clone(), user.clone())];
-    let there = memberships::get(writer.conn(), &wanted, None, SET).await?.pop().flatten();
+    let there = memberships::get(writer.conn(), &inner.timelines, &wanted, None, SET).await?.pop().flatten();
     let Some(Membership { settings: before, .. }) = there else { return Ok(None) };
-    let after = changed(writer.conn(), &conversation, &before, &change).await?;
+    let after = changed(writer.conn(), &inner.timelines, &conversation, &before, &change).await?;
     if after != before {
         writer.begin(SET, inner.acked).await?;
         let written = write_settings(writer.conn(), &user, &conversation, &after).await.map_err(failed(SET));
@@ -194,6 +215,7 @@ async fn set(
 /// The settings after a change.
 async fn changed(
     conn: &mut SqliteConnection,
+    fresh: &Fresh<Timelines>,
     conversation: &ConversationId,
     before: &Settings,
     change: &SettingsChange,
@@ -205,7 +227,7 @@ async fn changed(
     after.hidden = change.hidden.unwrap_or(before.hidden);
     after.undisturbed = change.undisturbed.unwrap_or(before.undisturbed);
     if let Some(seq) = change.cleared {
-        let (head, below) = around(conn, conversation, seq).await?;
+        let (head, below) = around(conn, fresh, conversation, seq).await?;
         if seq > head.seq {
             let message = format!("cannot clear above the head {}", head.seq.0);
             return Err(Error::new(ErrorKind::Behind, BACKEND, SET, message));
@@ -218,11 +240,16 @@ async fn changed(
 /// A conversation's head, and the last record at or below a place.
 async fn around(
     conn: &mut SqliteConnection,
+    fresh: &Fresh<Timelines>,
     conversation: &ConversationId,
     seq: Seq,
 ) -> Result<(Mark, Mark)> {
     let mut marks = [Mark::default(); 2];
     for (mark, limit) in marks.iter_mut().zip([u64::MAX, seq.0]) {
+        if let Some(place) = fresh.below(conversation, Seq(limit)) {
+            *mark = place.mark;
+            continue;
+        }
         let row = sqlx::query(
             "SELECT sequence_id, ordinal FROM timelines WHERE conversation_id = ? AND sequence_id <= ? \
              ORDER BY sequence_id DESC LIMIT 1",
@@ -295,7 +322,8 @@ impl UserState for SqliteStore {
         let changes = match changed {
             Some(conversations) => {
                 let wanted: Vec<_> = conversations.into_iter().map(|id| (id, user.clone())).collect();
-                let there = memberships::get(&mut conn, &wanted, device.as_ref(), STATE).await?;
+                let there =
+                    memberships::get(&mut conn, &self.0.timelines, &wanted, device.as_ref(), STATE).await?;
                 StateChanges::Since(there.into_iter().flatten().collect())
             }
             None => StateChanges::All,

@@ -18,8 +18,10 @@ use tokio::sync::watch;
 use crate::{
     cache::Cache,
     error::{BACKEND, failed},
+    fresh::Fresh,
     rows::Statement,
     tail::{Tail, lock},
+    timelines::{self, MadeAgain, Timelines},
 };
 
 /// A conversation's last record.
@@ -55,8 +57,14 @@ pub(crate) struct Writer {
     is_unsynced: bool,
     /// The last record of each conversation.
     pub(crate) heads: Cache<ConversationId, Head>,
-    /// The id of the next message; none while it has to be read from the file.
-    pub(crate) next_id: Option<i64>,
+    /// The last message that `timelines` knows of, here or in the file.
+    last_id: i64,
+    /// The file may have later ones.
+    is_behind: bool,
+    /// The newest places, shared with those who read them.
+    pub(crate) timelines: Arc<Fresh<Timelines>>,
+    /// The id of the log's last record.
+    pub(crate) end: watch::Sender<i64>,
     /// The newest records, shared with those who read them.
     pub(crate) tail: Arc<Mutex<Tail>>,
 }
@@ -72,7 +80,8 @@ fn is_failed_sync(error: &sqlx::Error) -> bool {
 }
 
 impl Writer {
-    pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize) -> Self {
+    /// `placed`: up to which message the file's timelines have everything. `end`: the log's last record.
+    pub(crate) fn new(conn: SqliteConnection, lock: File, heads: usize, placed: i64, end: i64) -> Self {
         Self {
             conn,
             lock,
@@ -81,7 +90,10 @@ impl Writer {
             is_open: false,
             is_unsynced: false,
             heads: Cache::new(heads),
-            next_id: None,
+            last_id: placed,
+            is_behind: true,
+            timelines: Arc::new(Fresh::new()),
+            end: watch::Sender::new(end),
             tail: Arc::default(),
         }
     }
@@ -199,21 +211,33 @@ impl Writer {
     /// After a failure nobody knows whether the file is as we thought.
     pub(crate) fn forget(&mut self) {
         self.heads.clear();
-        self.next_id = None;
+        self.is_behind = true;
         lock(&self.tail).clear();
     }
 
-    /// The id of the next message.
+    /// The id of the next message. Before, everybody gets to know of those that a failed transaction left in the file after all.
     pub(crate) async fn next_id(&mut self, operation: &'static str) -> Result<i64> {
-        if let Some(next) = self.next_id {
-            return Ok(next);
+        while self.is_behind {
+            let missed = timelines::made_again(&mut self.conn, self.last_id, operation).await?;
+            self.timelines.add(operation, |open| {
+                for MadeAgain { conversation, place, reader, .. } in &missed {
+                    let reader = reader.as_ref().map(|(user, device)| (user, device.as_ref()));
+                    open.push(conversation, *place, reader);
+                }
+            })?;
+            let own = missed.iter().filter(|missed| missed.is_own).map(|missed| missed.place.message).max();
+            if let Some(own) = own.filter(|own| own > &self.end.borrow()) {
+                self.end.send_replace(own);
+            }
+            self.last_id = missed.last().map_or(self.last_id, |last| last.place.message);
+            self.is_behind = !missed.is_empty();
         }
-        let next = sqlx::query_scalar("SELECT coalesce(max(id), 0) + 1 FROM messages")
-            .fetch_one(&mut self.conn)
-            .await
-            .map_err(failed(operation))?;
-        self.next_id = Some(next);
-        Ok(next)
+        Ok(self.last_id + 1)
+    }
+
+    /// Notes that everybody knows of all messages up to one.
+    pub(crate) fn publish(&mut self, last_id: i64) {
+        self.last_id = last_id;
     }
 
     /// What is left to close when nobody will write any more: the connection, and then the lock.

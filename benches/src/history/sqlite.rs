@@ -13,7 +13,8 @@ use super::{PAGE, Pages};
 use crate::Outcome;
 
 /// Fills the engine's own tables: message after message over all conversations in turn, as a busy server gets them, so that
-/// neighbours in a conversation lie far apart in the file. The inbox's checkpoint goes behind them: nobody is to be told.
+/// neighbours in a conversation lie far apart in the file. The inbox's checkpoint goes behind them: nobody is to be told; and so does
+/// what is said of the timelines.
 pub(super) async fn fill(path: &Path, length: u64) -> Outcome {
     let mut conn = SqliteConnectOptions::new()
         .filename(path)
@@ -43,6 +44,7 @@ pub(super) async fn fill(path: &Path, length: u64) -> Outcome {
         .await?;
         sqlx::query("COMMIT").execute(&mut conn).await?;
     }
+    sqlx::query("UPDATE meta SET placed = (SELECT max(id) FROM messages)").execute(&mut conn).await?;
     let moved = sqlx::query(
         "UPDATE checkpoints SET offset = (SELECT max(id) FROM messages), rewind_offset = (SELECT max(id) FROM messages)",
     )
