@@ -36,7 +36,7 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
         if let Some(load) = plan.rate {
             let (rate, limit) = measured;
             half(plan, &bed, &singles, case, load, (rate * load, limit)).await?;
-            received(plan, &bed, &singles, case, load, (rate * load, limit)).await?;
+            received(plan, &bed, &singles, case, load).await?;
         }
         bed.close().await?;
     }
@@ -143,18 +143,12 @@ async fn half(
     Ok(())
 }
 
-/// The open loop with everybody online: from when a message was due until the other user's session has it.
-async fn received(
-    plan: &Plan,
-    bed: &Bed,
-    singles: &Singles,
-    case: &str,
-    load: f64,
-    (rate, limit): (f64, Option<f64>),
-) -> Outcome {
+/// Everybody is online, and time counts until the other user's session has a message: first a closed loop, in which as many
+/// messages are on their way as wait for their acks above, for the maximum; then the open loop, from when a message was due.
+async fn received(plan: &Plan, bed: &Bed, singles: &Singles, case: &str, load: f64) -> Outcome {
     bed.watch.settled().await;
     let base = Instant::now();
-    let (told, mut latencies_in) = mpsc::unbounded_channel();
+    let (told, mut arrivals) = mpsc::unbounded_channel();
     let mut sessions = JoinSet::new();
     for (_, users) in singles {
         for user in users {
@@ -163,32 +157,77 @@ async fn received(
         }
     }
     drop(told);
+    let case = format!("{case}-receive");
+    let line = || Line::new(plan, "send", &*case, "receives/s");
     let text = content();
-    let round = open_loop(rate, plan.part(1), |number, due| {
-        let place = place(singles, number as usize);
-        let due = due.saturating_duration_since(base).as_nanos();
-        let text = format!("{due:020}{}", &text[20..]);
-        let engine = bed.engine.clone();
-        async move {
-            let (conversation, sender) = place?;
-            engine.send(NewMessage::text(&sender, &conversation, &*text)).await?;
-            Ok(())
-        }
+    let (rate, latencies) = closed_received(bed, singles, base, plan.part(1), &mut arrivals).await?;
+    line().rate(Some(rate), None).latencies(&latencies).rss_kb(rss_kb()?).print(plan);
+    let round = open_loop(rate * load, plan.part(1), |number, due| {
+        let send = send_at(bed, singles, number as usize, &text, due.saturating_duration_since(base));
+        async move { send?.await }
     })
     .await?;
     let mut latencies = Latencies::new()?;
     for _ in 0..round.done {
-        let wait = tokio::time::timeout(Duration::from_secs(10), latencies_in.recv());
-        latencies.record(wait.await.map_err(|_| "a message was not received")?.ok_or("all sessions ended")?);
+        latencies.record(arrival(&mut arrivals).await?);
     }
-    Line::new(plan, "send", format!("{case}-receive"), "receives/s")
-        .load(load)
-        .rate(Some(round.rate()), limit)
-        .latencies(&latencies)
-        .rss_kb(rss_kb()?)
-        .print(plan);
+    line().load(load).rate(Some(round.rate()), None).latencies(&latencies).rss_kb(rss_kb()?).print(plan);
     sessions.shutdown().await;
     Ok(())
+}
+
+/// Messages per second until the last of them has been received, and how long each took.
+async fn closed_received(
+    bed: &Bed,
+    singles: &Singles,
+    base: Instant,
+    length: Duration,
+    arrivals: &mut mpsc::UnboundedReceiver<Duration>,
+) -> Outcome<(f64, Latencies)> {
+    let (begun, text) = (Instant::now(), content());
+    let (mut latencies, mut on_their_way) = (Latencies::new()?, JoinSet::new());
+    let (mut sent, mut received) = (0, 0);
+    while begun.elapsed() < length || received < sent {
+        while begun.elapsed() < length && sent - received < IN_FLIGHT {
+            on_their_way.spawn(send_at(bed, singles, sent, &text, base.elapsed())?);
+            sent += 1;
+        }
+        latencies.record(arrival(arrivals).await?);
+        received += 1;
+        while let Some(acked) = on_their_way.try_join_next() {
+            acked??;
+        }
+    }
+    let rate = received as f64 / begun.elapsed().as_secs_f64();
+    while let Some(acked) = on_their_way.join_next().await {
+        acked??;
+    }
+    Ok((rate, latencies))
+}
+
+/// Sends a message that says when it was due.
+fn send_at(
+    bed: &Bed,
+    singles: &Singles,
+    number: usize,
+    text: &str,
+    due: Duration,
+) -> Outcome<impl Future<Output = Outcome> + Send + use<>> {
+    let (conversation, sender) = place(singles, number)?;
+    let text = format!("{:020}{}", due.as_nanos(), &text[20..]);
+    let engine = bed.engine.clone();
+    Ok(async move {
+        engine.send(NewMessage::text(&sender, &conversation, &*text)).await?;
+        Ok(())
+    })
+}
+
+async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Duration>) -> Outcome<Duration> {
+    if let Ok(arrival) = arrivals.try_recv() {
+        return Ok(arrival);
+    }
+    let arrival = tokio::time::timeout(Duration::from_secs(10), arrivals.recv());
+    Ok(arrival.await.map_err(|_| "a message was not received")?.ok_or("all sessions ended")?)
 }
 
 /// An online user who takes what is sent to it, as a client would: signals with entries, else a pull.
