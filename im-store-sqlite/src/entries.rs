@@ -65,11 +65,11 @@ struct OfUser {
 }
 
 impl Fresh<Entries> {
-    /// A user's entries from one on, ascending.
-    pub(crate) fn from(&self, user: &UserId, from: i64) -> Vec<i64> {
-        let found =
-            |layers: &[&Entries]| layers.iter().flat_map(|layer| layer.from(user, from)).copied().collect();
-        let mut entries: Vec<i64> = self.look(found);
+    /// The first of a user's entries from one on, ascending; at least `max`, where there are so many.
+    pub(crate) fn from(&self, user: &UserId, from: i64, max: usize) -> Vec<i64> {
+        let mut entries: Vec<i64> = self.look(|layers| {
+            layers.iter().flat_map(|layer| layer.from(user, from).iter().take(max)).copied().collect()
+        });
         entries.sort_unstable();
         entries.dedup();
         entries

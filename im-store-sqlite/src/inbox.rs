@@ -74,7 +74,7 @@ impl SqliteInbox {
     async fn after(&self, user: &UserId, after: i64, max: usize) -> Result<Option<Vec<Entry>>> {
         let operation = "inbox.pull";
         // Before the file, as above.
-        let fresh = self.0.entries.from(user, after);
+        let fresh = self.0.entries.from(user, after, max + 1);
         let mut rows =
             sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(self.0.readers());
         let mut is_proven = false;
