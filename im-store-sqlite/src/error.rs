@@ -14,18 +14,19 @@ const CODES: &[(u32, ErrorKind, Outcome)] = &[
     (8458, ErrorKind::Corrupt, Outcome::NotDone), // IOERR_CORRUPTFS
     (3082, ErrorKind::Full, Outcome::NotDone),   // IOERR_NOMEM
     (10, ErrorKind::Unavailable, Outcome::Unknown), // IOERR: a failed sync leaves open what reached the disk
-    (3, ErrorKind::Denied, Outcome::NotDone),    // PERM
+    (1299, ErrorKind::Corrupt, Outcome::NotDone), // CONSTRAINT_NOTNULL: a place of another message, see `timelines`
+    (3, ErrorKind::Denied, Outcome::NotDone),     // PERM
     (5, ErrorKind::Unavailable, Outcome::NotDone), // BUSY: another program holds the file
     (6, ErrorKind::Unavailable, Outcome::NotDone), // LOCKED
-    (7, ErrorKind::Full, Outcome::NotDone),      // NOMEM
-    (8, ErrorKind::Denied, Outcome::NotDone),    // READONLY
+    (7, ErrorKind::Full, Outcome::NotDone),       // NOMEM
+    (8, ErrorKind::Denied, Outcome::NotDone),     // READONLY
     (9, ErrorKind::Unavailable, Outcome::NotDone), // INTERRUPT
-    (11, ErrorKind::Corrupt, Outcome::NotDone),  // CORRUPT
-    (13, ErrorKind::Full, Outcome::NotDone),     // FULL
-    (14, ErrorKind::Denied, Outcome::NotDone),   // CANTOPEN
-    (18, ErrorKind::Invalid, Outcome::NotDone),  // TOOBIG
-    (23, ErrorKind::Denied, Outcome::NotDone),   // AUTH
-    (26, ErrorKind::Corrupt, Outcome::NotDone),  // NOTADB
+    (11, ErrorKind::Corrupt, Outcome::NotDone),   // CORRUPT
+    (13, ErrorKind::Full, Outcome::NotDone),      // FULL
+    (14, ErrorKind::Denied, Outcome::NotDone),    // CANTOPEN
+    (18, ErrorKind::Invalid, Outcome::NotDone),   // TOOBIG
+    (23, ErrorKind::Denied, Outcome::NotDone),    // AUTH
+    (26, ErrorKind::Corrupt, Outcome::NotDone),   // NOTADB
 ];
 
 fn of_code(code: u32) -> (ErrorKind, Outcome) {
@@ -117,6 +118,7 @@ mod tests {
             (14, ErrorKind::Denied, Outcome::NotDone),
             (18, ErrorKind::Invalid, Outcome::NotDone),
             (1, ErrorKind::Other, Outcome::NotDone),
+            (1299, ErrorKind::Corrupt, Outcome::NotDone),
             (2067, ErrorKind::Other, Outcome::NotDone), // CONSTRAINT_UNIQUE
         ];
         for (code, kind, outcome) in cases {

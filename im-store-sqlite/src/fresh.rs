@@ -117,7 +117,7 @@ impl<L: Layer> Fresh<L> {
     }
 
     /// What is to be moved next: what could not be moved before, or the open layer; none where nothing is.
-    fn to_move(&self) -> Option<Arc<L>> {
+    pub(crate) fn to_move(&self) -> Option<Arc<L>> {
         let mut layers = self.layers();
         if layers.moving.is_none() && !layers.open.is_empty() {
             layers.moving = Some(Arc::new(std::mem::take(&mut layers.open)));

@@ -309,3 +309,6 @@ pub(crate) async fn note(conn: &mut SqliteConnection, placed: i64) -> sqlx::Resu
 pub(crate) async fn placed(conn: &mut SqliteConnection) -> Result<i64> {
     sqlx::query_scalar("SELECT placed FROM meta").fetch_one(conn).await.map_err(failed("open"))
 }
+
+#[cfg(test)]
+mod tests;
