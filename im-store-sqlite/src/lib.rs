@@ -17,6 +17,7 @@
 //! |---|---|
 //! | An acked message, a read mark, a setting | survives a crash of the operating system and a power failure (`synchronous=FULL`), unless [switched off](SqliteBuilder::survives_power_failure) |
 //! | A delivery | is in memory for up to five seconds, then in the file; what the death of the process or of the system takes is delivered again at the same place, because an entry's place is that of its message in the log. A pull with the cursor of such an entry waits for that, up to 5 s |
+//! | A message's place in its conversation, and its sender's read mark | is in memory for up to five seconds, then in the file; what the death of the process takes is made again from `messages` at the next opening |
 //! | A retry of a send | is known at any age |
 //! | One record | is written once: log and store are the same table |
 //! | Full disk, damaged file, second process, file of a newer version | a typed error, and nothing half written |
@@ -47,7 +48,7 @@
 //! | Table | What is in it |
 //! |---|---|
 //! | `messages` | every record, in log order: `id` is its offset |
-//! | `timelines` | the order of each conversation, and behind it the read marks of its users |
+//! | `timelines` | the order of each conversation, and behind it the read marks of its users; but for what the messages after `meta.placed` add |
 //! | `conversation_facts` | what does not change with each message |
 //! | `group_members` | the intervals of members, of SINGLE conversations too, with role and settings |
 //! | `applied` | up to which record members are applied |
