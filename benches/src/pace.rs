@@ -76,7 +76,8 @@ where
             Some(done) = tasks.join_next() => latencies.record(done??),
         }
         while let Some(due) = timetable.take(Instant::now()) {
-            let request = request(begun, due);
+            // A task that holds it itself would be moved several times, kilobytes each.
+            let request = Box::pin(request(begun, due));
             begun += 1;
             tasks.spawn(async move {
                 request.await?;

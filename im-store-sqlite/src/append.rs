@@ -93,6 +93,7 @@ async fn insert(writer: &mut Writer, sync: Sync, rows: &[NewRow]) -> Result<bool
     if rows.is_empty() {
         return Ok(true);
     }
+    writer.will_append();
     writer.run(OPERATION, sync, messages::transaction(rows)).await
 }
 
@@ -113,7 +114,7 @@ async fn number(
     };
     let heads = heads.into_iter().map(first).collect();
     let mut numbering = Numbering::new(open.epoch, epochs.is_first(open.epoch), inner.clock.now(), heads);
-    let mut next_id = writer.next_id(OPERATION).await?;
+    let mut next_id = writer.next_id();
     let (mut outcomes, mut rows) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for ((append, key), known) in batch.iter().zip(keys).zip(known) {
         let (outcome, record) = numbering.take(append, key, known, epochs.position(next_id));

@@ -42,7 +42,7 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
         drop(writer);
         inner.timelines.settle(&inner).await?;
     };
-    let next_id = writer.next_id(OPERATION).await?;
+    let next_id = writer.next_id();
     let rows: Vec<_> = (next_id..)
         .zip(new)
         .map(|(id, LogRecord { position, record })| NewRow {
@@ -52,6 +52,7 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
         })
         .collect();
     // The other log may trim what the checkpoint says is here: so it must be on the disk.
+    writer.will_append();
     writer.begin(OPERATION, inner.acked).await?;
     let written = write(&mut writer, &rows, &batch).await.map_err(failed(OPERATION));
     writer.end(OPERATION, written).await?;

@@ -218,7 +218,7 @@ impl Inner {
         let placed = timelines::placed(&mut conn).await?;
         let mut writer = Writer::new(conn, lock, HEADS, placed, own_end);
         // What the process that had the file open before may not have moved.
-        writer.next_id(OPERATION).await?;
+        writer.catch_up(OPERATION).await?;
         let commits = writer.commits.subscribe();
         let (tail, timelines, end) = (writer.tail.clone(), writer.timelines.clone(), writer.end.clone());
         let inner = Arc::new(Self {
@@ -261,6 +261,8 @@ impl Inner {
             MutexGuard::try_map(self.writer.lock().await, Option::as_mut).map_err(|_| closed(operation))?;
         writer.check(operation)?;
         writer.mend().await;
+        // Before anybody numbers or places anything.
+        writer.catch_up(operation).await?;
         Ok(writer)
     }
 

@@ -1,8 +1,8 @@
 //! Devices that have read marks of their own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use im_core::{ConversationId, DeviceId, Mark, Result, Timestamp, UserId};
+use im_core::{DeviceId, Result, Timestamp, UserId};
 use sqlx::SqliteConnection;
 
 use crate::{connect::Inner, error::failed, user_state, writer::Sync};
@@ -16,18 +16,17 @@ pub(crate) async fn see(inner: Arc<Inner>, user: UserId, device: DeviceId) -> Re
     let mut writer = inner.writer(operation).await?;
     // Without a sync: a device that a crash makes us forget begins again at the highest marks.
     writer.begin(operation, Sync::Normal).await?;
-    let fresh = inner.timelines.all_reads(&user);
-    let seen = note(writer.conn(), &user, &device, inner.clock.now(), fresh).await.map_err(failed(operation));
+    let seen = note(writer.conn(), &inner, &user, &device).await.map_err(failed(operation));
     writer.end(operation, seen).await
 }
 
 async fn note(
     conn: &mut SqliteConnection,
+    inner: &Inner,
     user: &UserId,
     device: &DeviceId,
-    now: Timestamp,
-    fresh: HashMap<ConversationId, Mark>,
 ) -> sqlx::Result<bool> {
+    let now = inner.clock.now();
     let known = sqlx::query("UPDATE devices SET seen_at = ? WHERE main_user = ? AND device = ?")
         .bind(now.0)
         .bind(user.as_str())
@@ -37,6 +36,8 @@ async fn note(
     if known.rows_affected() > 0 {
         return Ok(false);
     }
+    // Before the file.
+    let fresh = inner.timelines.all_reads(user);
     sqlx::query("INSERT INTO devices (main_user, device, seen_at) VALUES (?, ?, ?)")
         .bind(user.as_str())
         .bind(device.as_str())

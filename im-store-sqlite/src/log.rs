@@ -82,7 +82,7 @@ async fn open_epoch(inner: Arc<Inner>, epoch: Epoch, incarnation: Incarnation) -
         }
         _ => {}
     }
-    let (first_id, began) = (writer.next_id(operation).await?, inner.clock.now());
+    let (first_id, began) = (writer.next_id(), inner.clock.now());
     writer.begin(operation, inner.acked).await?;
     let inserted =
         sqlx::query("INSERT INTO log_epochs (epoch, incarnation, first_offset, began) VALUES (?, ?, ?, ?)")

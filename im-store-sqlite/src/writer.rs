@@ -215,8 +215,8 @@ impl Writer {
         lock(&self.tail).clear();
     }
 
-    /// The id of the next message. Before, everybody gets to know of those that a failed transaction left in the file after all.
-    pub(crate) async fn next_id(&mut self, operation: &'static str) -> Result<i64> {
+    /// Lets everybody know of messages that an append left in the file which failed, or ended before it was published.
+    pub(crate) async fn catch_up(&mut self, operation: &'static str) -> Result<()> {
         while self.is_behind {
             let missed = timelines::made_again(&mut self.conn, self.last_id, operation).await?;
             self.timelines.add(operation, |open| {
@@ -232,12 +232,23 @@ impl Writer {
             self.last_id = missed.last().map_or(self.last_id, |last| last.place.message);
             self.is_behind = !missed.is_empty();
         }
-        Ok(self.last_id + 1)
+        Ok(())
+    }
+
+    /// The id of the next message.
+    pub(crate) fn next_id(&self) -> i64 {
+        self.last_id + 1
+    }
+
+    /// Notes that messages will be inserted, of which nobody knows until they are [published](Self::publish).
+    pub(crate) fn will_append(&mut self) {
+        self.is_behind = true;
     }
 
     /// Notes that everybody knows of all messages up to one.
     pub(crate) fn publish(&mut self, last_id: i64) {
         self.last_id = last_id;
+        self.is_behind = false;
     }
 
     /// What is left to close when nobody will write any more: the connection, and then the lock.

@@ -290,9 +290,8 @@ async fn log_length(sqlite: &Sqlite) -> usize {
     }
 }
 
-/// A commit that fails may have reached the file.
-#[tokio::test]
-async fn what_a_failed_commit_left_is_seen_by_nobody_or_by_all() {
+/// Chats with one message of alice to bob, and one of bob to alice that a commit left in the file which failed; that one.
+async fn left_behind() -> (Chats, ConversationId, Append) {
     let mut chats = Chats::new().await;
     let (conversation, [alice, bob]) = chats.conversations[0].clone();
     chats.append(vec![message(&conversation, &alice, None)]).await;
@@ -300,7 +299,6 @@ async fn what_a_failed_commit_left_is_seen_by_nobody_or_by_all() {
     {
         let inner = chats.sqlite.inner();
         let mut writer = inner.writer("test").await.unwrap();
-        let id = writer.next_id("test").await.unwrap();
         let first = chats.sqlite.store().last(std::slice::from_ref(&conversation)).await.unwrap().remove(0);
         let record = Record {
             seq: Seq(2),
@@ -309,31 +307,74 @@ async fn what_a_failed_commit_left_is_seen_by_nobody_or_by_all() {
             client_msg_id: left.client_msg_id.clone(),
             ..(*first.unwrap()).clone()
         };
-        let rows = [NewRow { id, record: Arc::new(record), foreign: None }];
+        let rows = [NewRow { id: writer.next_id(), record: Arc::new(record), foreign: None }];
         assert!(writer.run("test", Sync::Full, messages::transaction(&rows)).await.unwrap());
         writer.forget();
     }
-    let head = async |chats: &Chats| {
-        let last = chats.sqlite.store().last(std::slice::from_ref(&conversation)).await.unwrap().remove(0);
-        last.unwrap().seq.0
-    };
-    assert_eq!(
-        (head(&chats).await, log_length(&chats.sqlite).await),
-        (1, 1),
-        "a log shows what the store has"
-    );
+    chats.sent.get_mut(&conversation).unwrap().push(left.client_msg_id.clone());
+    chats.marks.insert((bob, None, conversation.clone()), 2);
+    (chats, conversation, left)
+}
+
+async fn head(chats: &Chats, conversation: &ConversationId) -> u64 {
+    let last = chats.sqlite.store().last(std::slice::from_ref(conversation)).await.unwrap().remove(0);
+    last.unwrap().seq.0
+}
+
+#[tokio::test]
+async fn what_a_failed_commit_left_is_seen_by_nobody_or_by_all() {
+    let (mut chats, conversation, left) = left_behind().await;
+    let seen = (head(&chats, &conversation).await, log_length(&chats.sqlite).await);
+    assert_eq!(seen, (1, 1), "a log shows what the store has");
     // The sender tries again, and is told that it is there: then it is, for all.
-    let outcome =
-        chats.sqlite.log().append(Partition(0), Epoch(1), std::slice::from_ref(&left)).await.unwrap();
+    let outcome = chats.sqlite.log().append(Partition(0), Epoch(1), &[left]).await.unwrap();
     assert!(
         matches!(&outcome[0], AppendOutcome::Duplicate(found) if found.mark.seq == Seq(2)),
         "{outcome:?}"
     );
-    assert_eq!((head(&chats).await, log_length(&chats.sqlite).await), (2, 2));
-    chats.sent.get_mut(&conversation).unwrap().push(left.client_msg_id);
-    chats.marks.insert((bob, None, conversation.clone()), 2);
+    assert_eq!((head(&chats, &conversation).await, log_length(&chats.sqlite).await), (2, 2));
+    let alice = chats.conversations[0].1[0].clone();
     chats.append(vec![message(&conversation, &alice, None)]).await;
     chats.check(&chats.sqlite, &mut StdRng::seed_from_u64(0)).await;
+}
+
+#[tokio::test]
+async fn what_follows_what_a_failed_commit_left_has_the_next_place() {
+    let (mut chats, conversation, _) = left_behind().await;
+    let alice = chats.conversations[0].1[0].clone();
+    chats.append(vec![message(&conversation, &alice, None)]).await;
+    assert_eq!((head(&chats, &conversation).await, log_length(&chats.sqlite).await), (3, 3));
+    chats.check(&chats.sqlite, &mut StdRng::seed_from_u64(0)).await;
+    let inner = chats.sqlite.inner();
+    inner.timelines.settle(inner).await.unwrap();
+    chats.check(&chats.sqlite, &mut StdRng::seed_from_u64(0)).await;
+}
+
+/// An append that panics between its commit and letting everybody know is told as failed; a retry finds it.
+#[tokio::test]
+async fn what_was_committed_and_not_published_is_published_by_the_next_who_writes() {
+    let (chats, conversation, left) = left_behind().await;
+    {
+        // As if nothing had failed: only that something was begun is known.
+        let mut writer = chats.sqlite.inner().writer("test").await.unwrap();
+        let id = writer.next_id();
+        writer.publish(id - 1);
+        writer.will_append();
+        let first = chats.sqlite.store().last(std::slice::from_ref(&conversation)).await.unwrap().remove(0);
+        let seq = first.as_ref().unwrap().seq.0 + 1;
+        let record = Record {
+            seq: Seq(seq),
+            ordinal: im_core::Ordinal(seq),
+            client_msg_id: ClientMsgId::fresh(),
+            ..(*first.unwrap()).clone()
+        };
+        let rows = [NewRow { id, record: Arc::new(record), foreign: None }];
+        assert!(writer.run("test", Sync::Full, messages::transaction(&rows)).await.unwrap());
+    }
+    assert_eq!(head(&chats, &conversation).await, 2);
+    let outcome = chats.sqlite.log().append(Partition(0), Epoch(1), &[left]).await.unwrap();
+    assert!(matches!(&outcome[0], AppendOutcome::Duplicate(_)), "{outcome:?}");
+    assert_eq!((head(&chats, &conversation).await, log_length(&chats.sqlite).await), (3, 3));
 }
 
 #[tokio::test]
