@@ -192,10 +192,13 @@ async fn closed_received(
     let (begun, text) = (Instant::now(), content());
     let (mut latencies, mut on_their_way) = (Latencies::new()?, JoinSet::new());
     let (mut sent, mut received) = (0, 0);
-    while begun.elapsed() < length || received < sent {
+    loop {
         while begun.elapsed() < length && sent - received < IN_FLIGHT {
             on_their_way.spawn(send_at(bed, singles, sent, &text, base.elapsed())?);
             sent += 1;
+        }
+        if sent == received {
+            break;
         }
         tokio::select! {
             arrival = arrival(arrivals) => {

@@ -219,6 +219,11 @@ impl Writer {
     pub(crate) async fn catch_up(&mut self, operation: &'static str) -> Result<()> {
         while self.is_behind {
             let missed = timelines::made_again(&mut self.conn, self.last_id, operation).await?;
+            if !missed.is_empty() {
+                // What is remembered may be of before them.
+                self.heads.clear();
+                lock(&self.tail).clear();
+            }
             self.timelines.add(operation, |open| {
                 for MadeAgain { conversation, place, reader, .. } in &missed {
                     let reader = reader.as_ref().map(|(user, device)| (user, device.as_ref()));

@@ -353,12 +353,14 @@ async fn what_follows_what_a_failed_commit_left_has_the_next_place() {
 /// An append that panics between its commit and letting everybody know is told as failed; a retry finds it.
 #[tokio::test]
 async fn what_was_committed_and_not_published_is_published_by_the_next_who_writes() {
-    let (chats, conversation, left) = left_behind().await;
+    let (mut chats, conversation, left) = left_behind().await;
+    let alice = chats.conversations[0].1[0].clone();
+    // With this the conversation's head, and the log's end, are remembered.
+    chats.append(vec![message(&conversation, &alice, None)]).await;
     {
         // As if nothing had failed: only that something was begun is known.
         let mut writer = chats.sqlite.inner().writer("test").await.unwrap();
         let id = writer.next_id();
-        writer.publish(id - 1);
         writer.will_append();
         let first = chats.sqlite.store().last(std::slice::from_ref(&conversation)).await.unwrap().remove(0);
         let seq = first.as_ref().unwrap().seq.0 + 1;
@@ -371,10 +373,29 @@ async fn what_was_committed_and_not_published_is_published_by_the_next_who_write
         let rows = [NewRow { id, record: Arc::new(record), foreign: None }];
         assert!(writer.run("test", Sync::Full, messages::transaction(&rows)).await.unwrap());
     }
-    assert_eq!(head(&chats, &conversation).await, 2);
+    assert_eq!(head(&chats, &conversation).await, 3);
+    let AppendOutcome::Appended(next) = chats
+        .sqlite
+        .log()
+        .append(Partition(0), Epoch(1), &[message(&conversation, &alice, None)])
+        .await
+        .unwrap()
+        .remove(0)
+    else {
+        panic!("a new message")
+    };
+    assert_eq!(next.mark.seq, Seq(5), "behind what was not published");
+    assert_eq!((head(&chats, &conversation).await, log_length(&chats.sqlite).await), (5, 5));
     let outcome = chats.sqlite.log().append(Partition(0), Epoch(1), &[left]).await.unwrap();
     assert!(matches!(&outcome[0], AppendOutcome::Duplicate(_)), "{outcome:?}");
-    assert_eq!((head(&chats, &conversation).await, log_length(&chats.sqlite).await), (3, 3));
+    // Those who follow the log closely get it, too.
+    let after = Position { epoch: Epoch(1), offset: 3 };
+    let LogRead::Records(records) =
+        chats.sqlite.log().read(Partition(0), after, 100, Duration::ZERO).await.unwrap()
+    else {
+        panic!("trimmed")
+    };
+    assert_eq!(records.iter().map(|record| record.record.seq.0).collect::<Vec<_>>(), [4, 5]);
 }
 
 #[tokio::test]
