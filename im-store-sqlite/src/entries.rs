@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Instant,
 };
 
 use im_core::{Checkpoint, Delivery, Partition, Result, UserId};
@@ -179,10 +180,13 @@ impl Layer for Entries {
         // Each has so many entries that it is a good part of a page.
         for slice in slices(rows, || inner.entries.slice(), |_, _| false) {
             let mut writer = inner.writer(OPERATION).await?;
+            let began = Instant::now();
             if !writer.run(OPERATION, Sync::Normal, transaction(&slice)).await? {
                 // Then the checkpoint must not go in: the statement passes over keys that are there.
                 return Err(corrupt(OPERATION, "a key of the inbox was taken"));
             }
+            drop(writer);
+            inner.entries.pause(began).await;
         }
         for users in self.users(true).chunks(USERS) {
             let mut writer = inner.writer(OPERATION).await?;

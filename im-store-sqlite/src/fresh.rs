@@ -7,7 +7,7 @@
 use std::{
     fmt::Debug,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use im_core::{Error, ErrorKind, Outcome, Result};
@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const SLICE: usize = 4096;
 /// … but not less than this.
 const LEAST: usize = 512;
+/// So many times its own length a transaction that moves rows leaves to the others, as long as few rows have come anew: at half of
+/// the most that two cores can deliver, the p99 is made of what is moved at a stretch.
+const PAUSE: f64 = 4.0;
 /// What it costs to come to another place of the table, mostly a page to write, beside the row itself.
 const RUN: usize = 7;
 
@@ -58,6 +61,8 @@ pub(crate) struct Fresh<L> {
     pub(crate) grown: watch::Sender<usize>,
     /// Held by the one who moves.
     moving: tokio::sync::Mutex<()>,
+    /// Held too by those who wait for it.
+    hurry: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +76,12 @@ struct Layers<L> {
 
 impl<L: Layer> Fresh<L> {
     pub(crate) fn new() -> Self {
-        Self { layers: Mutex::default(), grown: watch::Sender::new(0), moving: tokio::sync::Mutex::default() }
+        Self {
+            layers: Mutex::default(),
+            grown: watch::Sender::new(0),
+            moving: tokio::sync::Mutex::default(),
+            hurry: Arc::default(),
+        }
     }
 
     fn layers(&self) -> MutexGuard<'_, Layers<L>> {
@@ -126,8 +136,14 @@ impl<L: Layer> Fresh<L> {
         layers.moving.clone()
     }
 
-    /// Moves everything that was added before the call.
+    /// Moves everything that was added before the call, and as fast as can be.
     pub(crate) async fn settle(&self, inner: &Inner) -> Result<()> {
+        let _hurry = self.hurry.clone();
+        self.settle_gently(inner).await
+    }
+
+    /// Moves everything that was added before the call, with pauses as long as there is time.
+    async fn settle_gently(&self, inner: &Inner) -> Result<()> {
         let _one_at_a_time = self.moving.lock().await;
         // What an earlier call could not move comes first.
         for _ in 0..2 {
@@ -143,10 +159,23 @@ impl<L: Layer> Fresh<L> {
         (*self.grown.borrow() * SLICE / ENOUGH).max(LEAST)
     }
 
+    /// Leaves the processors and the writer to others after a transaction that moved rows.
+    pub(crate) async fn pause(&self, began: Instant) {
+        if Arc::strong_count(&self.hurry) == 1 {
+            let times = pause(*self.grown.borrow());
+            tokio::time::sleep(began.elapsed().mul_f64(times)).await;
+        }
+    }
+
     /// Takes nothing any more.
     pub(crate) fn close(&self) {
         self.layers().is_closed = true;
     }
+}
+
+/// How many times its own length what moved rows leaves to others when so many have come anew.
+fn pause(grown: usize) -> f64 {
+    PAUSE * (1.0 - grown as f64 / ENOUGH as f64).max(0.0)
 }
 
 /// Moves layers into the file until it is closed.
@@ -155,7 +184,7 @@ pub(crate) async fn run<L: Layer>(inner: Weak<Inner>, mut grown: watch::Receiver
         // Too few by then are moved all the same.
         let _ = tokio::time::timeout(INTERVAL, grown.wait_for(|rows| *rows >= ENOUGH)).await;
         while let Some(inner) = inner.upgrade().filter(|inner| !L::fresh(inner).layers().is_closed) {
-            let Err(error) = L::fresh(&inner).settle(&inner).await else { break };
+            let Err(error) = L::fresh(&inner).settle_gently(&inner).await else { break };
             // They wait in memory; when there are too many, whatever adds some waits.
             tracing::warn!(%error, "{} were not moved into the file; again in {RETRY:?}", L::NAME);
             drop(inner);
@@ -203,6 +232,26 @@ mod tests {
         let refused = fresh.room("test").await.unwrap_err();
         assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Unavailable, Outcome::NotDone));
         assert!(refused.is_transient());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_moved_leaves_time_to_others_unless_much_has_come_or_somebody_waits() {
+        let fresh = Fresh::<Entries>::new();
+        let paused = async || {
+            let (began, now) = (Instant::now() - Duration::from_secs(1), tokio::time::Instant::now());
+            fresh.pause(began).await;
+            now.elapsed().as_secs()
+        };
+        assert_eq!(paused().await, 4);
+        fresh.grown.send_replace(ENOUGH / 2);
+        assert_eq!(paused().await, 2);
+        fresh.grown.send_replace(MOST);
+        assert_eq!(paused().await, 0);
+        fresh.grown.send_replace(0);
+        let hurry = fresh.hurry.clone();
+        assert_eq!(paused().await, 0);
+        drop(hurry);
+        assert_eq!(paused().await, 4);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! All of it is made again from `messages`: `meta.placed` says up to which message the file's `timelines` have everything. Within a
 //! conversation places come and are moved in order; so the file has all below the first one that is here.
 
-use std::{collections::HashMap, ops::RangeInclusive, sync::Arc};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Instant};
 
 use im_core::{ConversationId, DeviceId, Direction, Mark, Result, Seq, UserId};
 use sqlx::{AssertSqlSafe, SqliteConnection};
@@ -284,12 +284,15 @@ impl Layer for Timelines {
         let is_near = |before: &Row<'_>, row: &Row<'_>| before.conversation == row.conversation;
         for slice in slices(self.in_order(), || inner.timelines.slice(), is_near) {
             let mut writer = inner.writer(OPERATION).await?;
+            let began = Instant::now();
             let statements = INSERT
                 .transaction(&slice, MOST_ROWS)
                 .map(|(sql, rows)| rows.iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_row));
             if !writer.run(OPERATION, Sync::Normal, statements).await? {
                 return Err(corrupt(OPERATION, "a place was taken"));
             }
+            drop(writer);
+            inner.timelines.pause(began).await;
         }
         // Behind them all: from here on nobody makes them again.
         let mut writer = inner.writer(OPERATION).await?;
