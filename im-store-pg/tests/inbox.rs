@@ -121,6 +121,41 @@ const AGED: &str = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid 
                     WHERE i.inhparent IN ('inbox'::regclass, 'inbox_records'::regclass) \
                     AND substring(c.relname FROM '[0-9]+$')::bigint < extract(epoch FROM now()) * 1000 - 30000";
 
+/// As a node of the first version left it: a row for each entry.
+#[tokio::test]
+async fn the_rows_of_the_first_version_stay_what_they_were() {
+    let schema = Schema::fresh();
+    let (alice, bob) = (user("alice"), user("bob"));
+    let pg = schema.open().await;
+    let anchor = pg.inbox().anchor(&alice).await.unwrap();
+    deliver(&pg, &records(1..101), std::slice::from_ref(&alice)).await;
+    deliver(&pg, &records(101..102), &[bob.clone(), alice.clone()]).await;
+    let before = page(&pg, &alice, &anchor).await.unwrap();
+    pg.close().await;
+    let mut conn = sql(&schema).await;
+    run(
+        &mut conn,
+        "CREATE TEMP TABLE single AS SELECT * FROM inbox_entries; TRUNCATE inbox; DROP VIEW inbox_entries; \
+         ALTER TABLE inbox DROP COLUMN earlier; INSERT INTO inbox (delivered, user_id, place, nonce, previous, record) \
+         SELECT delivered, user_id, place, nonce, previous, record FROM single; UPDATE schema_version SET version = 1",
+    )
+    .await;
+    assert_eq!(numbers(&mut conn, "SELECT count(*) FROM inbox").await, [102]);
+    let pg = schema.open().await;
+    assert_eq!(page(&pg, &alice, &anchor).await.unwrap(), before);
+    let later = deliver(&pg, &records(102..300), &[alice.clone(), bob.clone()]).await;
+    // From any place on, as one inbox.
+    let all = page(&pg, &alice, &anchor).await.unwrap();
+    assert_eq!(seqs(&all), (1..300).collect::<Vec<_>>());
+    assert_eq!(later[0].previous.as_ref(), before.last().map(|entry| &entry.cursor));
+    for at in [0, 63, 99, 100, 101, 250] {
+        assert_eq!(page(&pg, &alice, &all[at].cursor).await.unwrap(), all[at + 1..]);
+    }
+    assert_eq!(numbers(&mut conn, "SELECT count(*) FROM inbox_entries").await, [299 + 199]);
+    // A cursor of another data stays none.
+    assert_eq!(page(&pg, &bob, &all[0].cursor).await, None);
+}
+
 #[tokio::test]
 async fn an_idle_users_cursor_outlives_the_expiry_of_its_entry() {
     let schema = Schema::fresh();

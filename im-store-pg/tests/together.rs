@@ -7,12 +7,12 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    Append, Batch, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationChange, ConversationId,
-    ConversationStore, DeviceId, Effect, Epoch, Floor, GroupInfo, Incarnation, Lineage, LogRecord, Mark,
-    Marked, MembersChange, MessageLog, MessageStore, Ordinal, Partition, Position, ReadMark, RecordKind,
-    Role, Seq, SettingsChange, StateChanges, Timestamp, UserId, UserState,
+    Append, AppendOutcome, Batch, Checkpoint, ClientMsgId, ContentHash, ContentType, ConversationChange,
+    ConversationId, ConversationStore, DeviceId, Effect, Epoch, Floor, GroupInfo, Incarnation, Lineage,
+    LogRead, LogRecord, Mark, Marked, MembersChange, MessageLog, MessageStore, Ordinal, Partition, Position,
+    ReadMark, RecordKind, Role, Seq, SettingsChange, StateChanges, Timestamp, UserId, UserState,
 };
-use im_store_pg::{PgBackend, PgStore};
+use im_store_pg::{PgBackend, PgLog, PgStore};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use support::{Schema, server};
 
@@ -305,8 +305,62 @@ async fn a_record_that_comes_from_another_partition_meanwhile_is_passed_over() {
     assert_eq!(store.checkpoint(Partition(0)).await.unwrap().map(|there| there.position), Some(position));
 }
 
+/// Another node's append gets the lock between this one's look at where it stood and its own turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_append_that_another_nodes_came_before_goes_on_behind_it() {
+    let schema = Schema::fresh();
+    let (pg, epoch, _) = opened(&schema).await;
+    let (log, other, alice) = (pg.log(), schema.open().await.log(), user("alice"));
+    let partitions = log.info().await.unwrap().partitions;
+    let groups: Vec<_> = (0..100).map(|n| group(&format!("g{n}"))).collect();
+    let partition = Partition::of(&groups[0], partitions);
+    let mut groups = groups.into_iter().filter(|group| Partition::of(group, partitions) == partition);
+    let (id, beside) = (groups.next().unwrap(), groups.next().unwrap());
+    // Where the node stands it knows from what it appended before. The same conversation, and another one.
+    for (round, others) in [&id, &beside, &id].into_iter().enumerate() {
+        for n in 0..2 {
+            log.append(partition, epoch, &[message(&id, &alice, n)]).await.unwrap();
+        }
+        let mut beside = PgConnection::connect(&server()).await.unwrap();
+        let mut transaction = beside.begin().await.unwrap();
+        let sql = format!("SELECT 1 FROM {}.log_partitions FOR UPDATE", schema.quoted());
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await.unwrap();
+        let (others, own) = (message(others, &alice, 7), message(&id, &alice, 8));
+        let append =
+            |log: PgLog, append| tokio::spawn(async move { log.append(partition, epoch, &[append]).await });
+        let first = append(other.clone(), others);
+        tokio::time::timeout(Duration::from_secs(4), wait(&schema, "log_partitions", 1)).await.unwrap();
+        let second = append(log.clone(), own);
+        tokio::time::timeout(Duration::from_secs(4), wait(&schema, "log_partitions", 2)).await.unwrap();
+        transaction.rollback().await.unwrap();
+        let mut places = Vec::new();
+        for append in [first, second] {
+            let outcomes = append.await.unwrap().unwrap();
+            let [AppendOutcome::Appended(receipt)] = outcomes[..] else { panic!("{outcomes:?}") };
+            places.push(receipt.position);
+        }
+        assert!(places[0] < places[1], "the other node came first in round {round}: {places:?}");
+    }
+    let LogRead::Records(records) = log.read(partition, Position::START, 100, Duration::ZERO).await.unwrap()
+    else {
+        panic!("trimmed")
+    };
+    let offsets: Vec<_> = records.iter().map(|record| record.position.offset).collect();
+    assert_eq!(offsets, (1..=12).collect::<Vec<_>>());
+    for (id, count) in [(&id, 11), (&beside, 1)] {
+        let of_it = records.iter().filter(|record| record.record.conversation == *id);
+        let seqs: Vec<_> = of_it.map(|record| record.record.seq.0).collect();
+        assert_eq!(seqs, (1..=count).collect::<Vec<_>>(), "{id}");
+    }
+}
+
 /// Until a statement on a table of the schema waits for a lock.
 async fn waits(schema: &Schema, table: &str) {
+    wait(schema, table, 1).await;
+}
+
+/// Until so many do.
+async fn wait(schema: &Schema, table: &str, statements: i64) {
     let mut conn = PgConnection::connect(&server()).await.unwrap();
     loop {
         let waiting: i64 = sqlx::query_scalar(
@@ -316,7 +370,7 @@ async fn waits(schema: &Schema, table: &str) {
         .fetch_one(&mut conn)
         .await
         .unwrap();
-        if waiting > 0 {
+        if waiting >= statements {
             return;
         }
         tokio::task::yield_now().await;
