@@ -139,6 +139,8 @@ pub struct InboxInfo {
     pub expiry: Duration,
     /// How many recipients one delivery may have.
     pub max_recipients: usize,
+    /// The only log whose records it takes; none where it takes those of any.
+    pub only_log: Option<Incarnation>,
 }
 
 /// Records for many inboxes.

@@ -96,9 +96,17 @@ impl Inner {
         config::within("presence ttl", parts.presence.ttl(), TIMES)?;
         let node = NodeId::new(builder.ids.fresh())
             .map_err(|error| crate::builder::invalid(format!("the id source gave no id: {error}")))?;
-        let numbering = Arc::new(Numbering::open(&parts).await?);
         let (log, store, inbox) =
             futures::try_join!(parts.log.log.info(), parts.store.messages.info(), parts.inbox.info())?;
+        if inbox.only_log.as_ref().is_some_and(|only| *only != log.incarnation) {
+            let message = format!(
+                "the inbox on {} takes the records of its own log only, not those of the log on {}: give it that log, \
+                 or take another inbox",
+                inbox.backend, log.backend
+            );
+            return Err(crate::builder::invalid(message));
+        }
+        let numbering = Arc::new(Numbering::open(&parts).await?);
         let info = EngineInfo {
             log: log.backend,
             store: store.backend,

@@ -113,6 +113,7 @@ impl SyncInbox for PgInbox {
             incarnation,
             expiry: self.0.expiry,
             max_recipients: MOST_RECIPIENTS,
+            only_log: None,
         })
     }
 

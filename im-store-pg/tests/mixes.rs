@@ -157,6 +157,20 @@ async fn log_and_inbox_beside_the_store_of_sqlite() {
     plays(|pg| Parts { store: Parts::from(&sqlite).store, ..Parts::from(pg) }).await;
 }
 
+#[tokio::test]
+async fn an_engine_with_the_inbox_of_sqlite_beside_another_log_does_not_start() {
+    let ((_folder, sqlite), schema) = (file().await, Schema::fresh());
+    let pg = schema.open().await;
+    let parts = Parts { inbox: Parts::from(&sqlite).inbox, ..Parts::from(&pg) };
+    let refused = Engine::builder(parts).start().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(
+        refused.to_string().contains("the inbox on sqlite takes the records of its own log only"),
+        "{refused}"
+    );
+    assert_eq!(pg.log().info().await.unwrap().epoch, None, "something was written");
+}
+
 /// Its entries name records by their places in the file's own log.
 #[tokio::test]
 async fn the_inbox_of_sqlite_refuses_records_of_another_log() {

@@ -144,6 +144,7 @@ impl SyncInbox for SqliteInbox {
             loss_window: Duration::ZERO,
             expiry: self.0.expiry,
             max_recipients: MOST_RECIPIENTS,
+            only_log: Some(self.0.incarnation.clone()),
         })
     }
 

@@ -227,6 +227,7 @@ impl SyncInbox for MemoryInbox {
             loss_window: self.loss_window,
             expiry: self.expiry,
             max_recipients: MAX_RECIPIENTS,
+            only_log: None,
         })
     }
 

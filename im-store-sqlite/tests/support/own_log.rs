@@ -120,7 +120,7 @@ impl Adapted {
 #[async_trait]
 impl SyncInbox for Adapted {
     async fn info(&self) -> Result<InboxInfo> {
-        self.sqlite.inbox().info().await
+        Ok(InboxInfo { only_log: None, ..self.sqlite.inbox().info().await? })
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
