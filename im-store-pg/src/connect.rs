@@ -111,9 +111,12 @@ impl PgBackend {
     pub(crate) async fn open(config: PgBuilder) -> Result<Self> {
         let schema = quoted(&config.schema)?;
         let signs = Signs::new();
-        let pool = match &config.source {
-            Source::Pool(pool) => pool.clone(),
-            Source::Options(options) => connect(&config, options, signs.clone()).await?,
+        let (pool, ready) = match &config.source {
+            Source::Pool(pool) => (pool.clone(), 0),
+            // The others are for what the pool gives out by itself.
+            Source::Options(options) => {
+                (connect(&config, options, signs.clone()).await?, config.connections as usize / 2)
+            }
         };
         let mut conn = pool.acquire().await.map_err(failed(OPERATION))?;
         let report = report::of(&mut conn, &config.schema, &schema).await?;
@@ -134,7 +137,7 @@ impl PgBackend {
         let partitions = partitions.unsigned_abs();
         let (ear, listening) = Ear::new();
         let inner = Inner {
-            pool: Pool::new(pool, config.statement_timeout, signs),
+            pool: Pool::new(pool, ready, config.statement_timeout, signs),
             schema,
             texts: RwLock::default(),
             partitions,
@@ -196,7 +199,7 @@ impl PgBackend {
     /// Closes the connections, also those of a pool that was the host's. Whatever is asked later is
     /// [`Unavailable`](ErrorKind::Unavailable).
     pub async fn close(&self) {
-        self.inner.pool.connections().close().await;
+        self.inner.pool.close().await;
     }
 }
 

@@ -117,6 +117,7 @@ mod notifier;
 mod outbox;
 mod pool;
 mod presence;
+mod ready;
 mod report;
 mod rows;
 mod schema;

@@ -25,7 +25,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 
-use crate::error::{is_broken, kind_of};
+use crate::{
+    error::{is_broken, kind_of},
+    ready::{Ready, Rested},
+};
 
 /// How long a free connection is waited for.
 pub(crate) const ACQUIRE: Duration = Duration::from_secs(3);
@@ -50,6 +53,7 @@ tokio::task_local! {
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     connections: PgPool,
+    ready: Arc<Ready>,
     /// How long an answer is waited for.
     limit: Duration,
     signs: Arc<Signs>,
@@ -91,17 +95,16 @@ impl Signs {
         u128::from(self.silent.load(Ordering::Relaxed)) + idle.as_millis() > u128::from(self.millis())
     }
 
-    /// Whether a connection that lay idle still is one.
-    async fn ping(&self, conn: &mut PgConnection, idle: Duration) -> sqlx::Result<bool> {
+    /// Fails unless a connection that lay idle still is one.
+    async fn ping(&self, conn: &mut PgConnection, idle: Duration) -> sqlx::Result<()> {
         if TRUSTING.try_with(|()| ()).is_ok() && idle < FRESH && !self.were_silent_for(idle) {
-            return Ok(true);
+            return Ok(());
         }
         let limit = if self.were_silent_for(idle) { PING_SUSPECT } else { PING };
         tokio::time::timeout(limit, conn.ping()).await.unwrap_or_else(|_| {
             self.is_silent();
             Err(silent())
-        })?;
-        Ok(true)
+        })
     }
 }
 
@@ -141,7 +144,7 @@ pub(crate) async fn connect(
         .test_before_acquire(false)
         .before_acquire(move |conn, meta| {
             let signs = signs.clone();
-            Box::pin(async move { signs.ping(conn, meta.idle_for).await })
+            Box::pin(async move { signs.ping(conn, meta.idle_for).await.map(|()| true) })
         })
         .connect_with(options)
         .await
@@ -152,8 +155,21 @@ fn silent() -> sqlx::Error {
 }
 
 impl Pool {
-    pub(crate) fn new(connections: PgPool, statement_timeout: Duration, signs: Arc<Signs>) -> Self {
-        Self { connections, limit: statement_timeout.saturating_add(GRACE), signs }
+    /// `ready`: how many connections are kept at hand. Of a host's pool none: they are the host's too.
+    pub(crate) fn new(
+        connections: PgPool,
+        ready: usize,
+        statement_timeout: Duration,
+        signs: Arc<Signs>,
+    ) -> Self {
+        let limit = statement_timeout.saturating_add(GRACE);
+        Self { connections, ready: Ready::new(ready), limit, signs }
+    }
+
+    /// Closes the pool when all connections have come back.
+    pub(crate) async fn close(&self) {
+        self.ready.close();
+        self.connections.close().await;
     }
 
     /// The pool itself, for what needs no answer from it.
@@ -168,8 +184,30 @@ impl Pool {
 
     /// A connection, when one is free.
     pub(crate) async fn acquire(&self) -> sqlx::Result<Conn> {
-        let conn = self.connections.acquire().await.map_err(|cause| self.not_sent(cause))?;
-        Ok(Conn { conn, limit: self.limit, signs: self.signs.clone(), ends: false })
+        loop {
+            match self.ready.take() {
+                Ok(Rested { conn, times, since }) => {
+                    let mut conn = self.conn(conn, times + 1);
+                    conn.is_asked = true;
+                    match self.signs.ping(&mut conn, since.elapsed()).await {
+                        Ok(()) => {
+                            conn.is_asked = false;
+                            return Ok(conn);
+                        }
+                        Err(_) => conn.ends = true,
+                    }
+                }
+                Err(_waiting) => {
+                    let conn = self.connections.acquire().await.map_err(|cause| self.not_sent(cause))?;
+                    return Ok(self.conn(conn, 1));
+                }
+            }
+        }
+    }
+
+    fn conn(&self, conn: PoolConnection<Postgres>, times: u32) -> Conn {
+        let (limit, signs, ready) = (self.limit, self.signs.clone(), self.ready.clone());
+        Conn { conn: Some(conn), times, limit, signs, ready, is_asked: false, ends: false }
     }
 
     /// The rows of a statement that only reads: it may be asked again, so nothing is asked before it to see whether the connection
@@ -201,12 +239,20 @@ impl Pool {
     }
 }
 
+const GIVEN_BACK: &str = "a connection is given back when it is dropped";
+
 /// A connection of the pool.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    conn: PoolConnection<Postgres>,
+    /// There until it is given back.
+    conn: Option<PoolConnection<Postgres>>,
+    /// How often it was given out.
+    times: u32,
     limit: Duration,
     signs: Arc<Signs>,
+    ready: Arc<Ready>,
+    /// What it was asked is not answered yet.
+    is_asked: bool,
     /// It is not to be used again: it does not answer, or stands in a transaction.
     ends: bool,
 }
@@ -230,8 +276,12 @@ impl Conn {
         &'c mut self,
         ask: impl FnOnce(&'c mut PgConnection) -> BoxFuture<'c, sqlx::Result<T>>,
     ) -> sqlx::Result<T> {
-        let Self { conn, limit, signs, ends } = self;
+        let Self { conn, limit, signs, is_asked, ends, .. } = self;
+        let conn = conn.as_mut().expect(GIVEN_BACK);
+        *is_asked = true;
         let answer = tokio::time::timeout(*limit, ask(conn)).await;
+        // After an error its own pool sees how it is.
+        *is_asked = !matches!(answer, Ok(Ok(_)));
         match &answer {
             Ok(Ok(_)) => signs.has_answered(),
             Ok(Err(_)) => {}
@@ -246,13 +296,15 @@ impl Conn {
 
 impl Drop for Conn {
     fn drop(&mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
         if self.ends {
-            self.conn.close_on_drop();
+            conn.close_on_drop();
             return;
         }
+        let rest = if self.is_asked { Some(conn) } else { self.ready.keep(conn, self.times) };
         // As its own drop does; but what does not answer is closed.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(tokio::time::timeout(self.limit, self.conn.return_to_pool()));
+        if let (Some(mut conn), Ok(runtime)) = (rest, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(self.limit, conn.return_to_pool()));
         }
     }
 }
@@ -261,13 +313,13 @@ impl Deref for Conn {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.conn
+        self.conn.as_ref().expect(GIVEN_BACK)
     }
 }
 
 impl DerefMut for Conn {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.conn
+        self.conn.as_mut().expect(GIVEN_BACK)
     }
 }
 

@@ -50,6 +50,58 @@ async fn what_is_left_open_is_counted() {
     assert_eq!(left_open(&beside, &name).await, (0, 1), "a lock without one");
 }
 
+/// A transaction that keeps appends waiting.
+async fn locked(bed: &Bed) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut transaction = bed.beside.begin().await.unwrap();
+    let lock = bed.sql("SELECT 1 FROM {im}.log_partitions FOR UPDATE");
+    sqlx::query(lock).execute(&mut *transaction).await.unwrap();
+    transaction
+}
+
+/// The other one is kept by an append that waits.
+#[tokio::test]
+async fn a_connection_that_comes_back_is_theirs_who_wait() {
+    let bed = Bed::open(|builder| builder.connections(2)).await;
+    let transaction = locked(&bed).await;
+    let reads = async {
+        bed.wait(1).await;
+        let store = bed.pg.store();
+        futures::future::try_join_all((0..20).map(|_| store.info())).await.unwrap();
+        transaction.rollback().await.unwrap();
+    };
+    let (appended, ()) = tokio::join!(bed.append_one("m"), reads);
+    appended.unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_one_after_the_other_takes_one_connection() {
+    let bed = Bed::open(|builder| builder).await;
+    let transaction = locked(&bed).await;
+    let names: Vec<_> = (0..4).map(|n| format!("m{n}")).collect();
+    let four = futures::future::try_join_all(names.iter().map(|name| bed.append_one(name)));
+    let release = async {
+        bed.wait(4).await;
+        transaction.rollback().await.unwrap();
+    };
+    tokio::join!(four, release).0.unwrap();
+    // Those that the pool had to look at are there again.
+    let used = async |since: f64| -> i64 {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 \
+                   AND extract(epoch FROM query_start)::float8 > $2";
+        sqlx::query_scalar(sql).bind(&bed.name).bind(since).fetch_one(&bed.beside).await.unwrap()
+    };
+    let now: f64 = sqlx::query_scalar("SELECT extract(epoch FROM clock_timestamp())::float8")
+        .fetch_one(&bed.beside)
+        .await
+        .unwrap();
+    for _ in 0..100 {
+        bed.pg.store().info().await.unwrap();
+    }
+    // Perhaps the one that listens, too.
+    let used = used(now).await;
+    assert!((1..=2).contains(&used), "{used} connections were used");
+}
+
 #[tokio::test]
 async fn callers_that_go_away_leave_no_transaction_and_no_lock() {
     let bed = Bed::open(|builder| builder).await;
