@@ -17,9 +17,9 @@ const CONNECTING: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(crate) struct Driver {
     lines: Lines<BufReader<ChildStdout>>,
-    /// Closing it ends the clients.
+    /// Closing it ends the clients, as the death of the server's process does.
     _stdin: ChildStdin,
-    _child: Child,
+    child: Child,
 }
 
 impl Driver {
@@ -36,11 +36,16 @@ impl Driver {
         let mut stdin = child.stdin.take().ok_or("no way to the clients")?;
         let lines = BufReader::new(child.stdout.take().ok_or("no way from the clients")?).lines();
         stdin.write_all((cursors.join("\n") + "\n").as_bytes()).await?;
-        let mut driver = Self { lines, _stdin: stdin, _child: child };
+        let mut driver = Self { lines, _stdin: stdin, child };
         match driver.line(CONNECTING).await?.as_str() {
             "ready" => Ok(driver),
             other => Err(format!("the clients said {other:?}").into()),
         }
+    }
+
+    /// Ends the clients.
+    pub(crate) async fn end(mut self) -> Outcome {
+        Ok(self.child.kill().await?)
     }
 
     /// How many frames had come, per connection, when this was written.

@@ -7,6 +7,7 @@ use crate::{
     Outcome,
     args::{Kind, Plan, Shape},
     report::{self, Line},
+    side::Ready,
     ws::Running,
 };
 
@@ -15,13 +16,14 @@ const CONNECTIONS: usize = 8000;
 pub(crate) async fn run(plan: &Plan) -> Outcome {
     report::head(plan);
     let shape = Shape { groups: 1, members: CONNECTIONS.min(plan.connections).max(1) };
-    let per_connection = |running: &Running| {
-        let grown = running.ready.rss_kb.saturating_sub(running.ready.rss_before_kb);
-        grown as f64 / shape.connections() as f64
+    let per_connection = async |kind: Kind| -> Outcome<(f64, u64)> {
+        let running = Running::start(kind, plan.backend, shape).await?;
+        let Ready { rss_before_kb, rss_kb } = running.ready;
+        running.end().await?;
+        Ok((rss_kb.saturating_sub(rss_before_kb) as f64 / shape.connections() as f64, rss_kb))
     };
-    let own = Running::start(Kind::Own, plan.backend, shape).await?;
-    let (own, rss) = (per_connection(&own), own.ready.rss_kb);
-    let bare = per_connection(&Running::start(Kind::Bare, plan.backend, shape).await?);
+    let (own, rss) = per_connection(Kind::Own).await?;
+    let (bare, _) = per_connection(Kind::Bare).await?;
     let mut line = Line::new(plan, "idle", format!("{}", shape.connections()), "KB/connection").rss_kb(rss);
     // Less is better: 1 is as small as the bare loop.
     (line.limit, line.ratio) = (Some(bare), (own > 0.0).then(|| bare / own));

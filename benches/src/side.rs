@@ -89,7 +89,8 @@ pub(crate) async fn run(side: &Side) -> Outcome {
         let answer = rounds.run(serde_json::from_str(&ask)?).await?;
         say(&answer).await?;
     }
-    Ok(())
+    // Before the server: they would complain of its end.
+    rounds.driver.end().await
 }
 
 async fn say(what: &impl Serialize) -> Outcome {

@@ -44,6 +44,8 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
                     .print(plan);
             }
         }
+        own.end().await?;
+        bare.end().await?;
     }
     Ok(())
 }
@@ -83,13 +85,13 @@ fn line(plan: &Plan, shape: Shape, window: u64, answers: &[Answer]) -> Outcome<L
     Ok(Line::new(plan, "ws", case, "frames/s").latencies(&latencies).rss_kb(rss))
 }
 
-/// A server's process with its clients; both end when this is dropped.
+/// A server's process with its clients.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) ready: Ready,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
-    _child: Child,
+    child: Child,
 }
 
 impl Running {
@@ -105,12 +107,21 @@ impl Running {
         let stdin = child.stdin.take().ok_or("no way to a server")?;
         let mut lines = BufReader::new(child.stdout.take().ok_or("no way from a server")?).lines();
         let ready = lines.next_line().await?.ok_or("a server did not start")?;
-        Ok(Self { ready: serde_json::from_str(&ready)?, stdin, lines, _child: child })
+        Ok(Self { ready: serde_json::from_str(&ready)?, stdin, lines, child })
     }
 
     async fn ask(&mut self, ask: Ask) -> Outcome<Answer> {
         self.stdin.write_all((serde_json::to_string(&ask)? + "\n").as_bytes()).await?;
         let answer = self.lines.next_line().await?.ok_or("a server is gone")?;
         Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Ends the clients, and then the server.
+    pub(crate) async fn end(mut self) -> Outcome {
+        drop(self.stdin);
+        match self.child.wait().await? {
+            ended if ended.success() => Ok(()),
+            ended => Err(format!("a server did not end well: {ended}").into()),
+        }
     }
 }
