@@ -285,7 +285,9 @@ pub async fn dedupe_window(fixture: &dyn Fixture) -> Verdict {
     let log = open(&*data).await?;
     let window = log.log.info().await?.dedupe_window;
     let Some(window) = window else {
-        return Err(Violation::new("a log without a window forgets nothing: declare it"));
+        return Err(Violation::new(
+            "a log without a window forgets nothing: declare it, `lacks { dedupe_window: \"why\" }`",
+        ));
     };
     let send = message(&group("g")?, "alice", "m1", "hello")?;
     let receipt = log.store(&send).await?;
@@ -458,7 +460,11 @@ async fn old_records(
     conversation: &ConversationId,
 ) -> Result<Vec<Receipt>, Violation> {
     let window = log.log.info().await?.dedupe_window;
-    let Some(window) = window else { return Err(Violation::new("a log that trims needs a dedupe window")) };
+    let Some(window) = window else {
+        return Err(Violation::new(
+            "a log that trims needs a dedupe window; if it never trims declare it, `lacks { trim: \"why\" }`",
+        ));
+    };
     let receipts = log.fill(conversation, "m", 10).await?;
     data.pass(window * 2).await;
     Ok(receipts)

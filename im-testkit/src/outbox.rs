@@ -25,7 +25,9 @@ impl Bed {
         let store = store_of(&parts)?;
         let (sender, conversation) = (user("alice")?, group("g")?);
         make_group(store, &conversation, &[&sender]).await?;
-        let outbox = store.outbox.clone().ok_or_else(|| Violation::new("the outbox is missing"))?;
+        let outbox = store.outbox.clone().ok_or_else(|| {
+            Violation::new("the outbox is missing: declare it, `lacks { outbox: \"why\" }`")
+        })?;
         Ok(Self { data, outbox, sender, conversation })
     }
 

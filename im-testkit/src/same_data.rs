@@ -26,7 +26,10 @@ pub async fn written_once(fixture: &dyn Fixture) -> Verdict {
         let log = Log::open(parts).await?.log.info().await?.incarnation;
         Ok(store_of(parts)?.messages.info().await?.incarnation == log)
     };
-    ensure!(equal(&parts).await?, "log and store have different incarnations: declare it");
+    ensure!(
+        equal(&parts).await?,
+        "log and store have different incarnations: declare it, `lacks {{ same_data: \"why\" }}`"
+    );
     let store = store_of(&parts)?.clone();
     make_group(&store, &id, &[&alice]).await?;
     let before = version(&store, &alice).await?;

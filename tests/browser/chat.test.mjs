@@ -465,9 +465,9 @@ test("a group that grew large is read as before", async (t) => {
   await bob.unread("Crowd", 1);
   await alice.page.locator(".head .info").click();
   const invite = alice.page.locator("dialog form");
-  await invite.locator("input").fill("carol, dave");
+  await invite.locator("input").fill("carol, dave smith");
   await invite.locator("button[type=submit]").click();
-  await alice.page.locator(".people li", { hasText: "dave" }).waitFor();
+  await alice.page.locator(".people li", { hasText: "dave smith" }).waitFor();
   const id = await alice.page.locator("dialog code").textContent();
   await alice.page.keyboard.press("Escape");
   for (const text of numbers(1, 12)) await alice.write(text);

@@ -15,7 +15,7 @@ use crate::{Config, KeySource, Secret, Settings, TokenAlgorithm, TokenKey};
 const KEYS: [(&str, TokenAlgorithm); 2] =
     [("IM_HS256_KEY", TokenAlgorithm::Hs256), ("IM_EDDSA_KEY", TokenAlgorithm::EdDsa)];
 
-/// A chat server on one SQLite file, with a page to try it.
+/// A chat server on one SQLite file or a Postgres database, with a page to try it.
 ///
 /// Without any option it keeps its data in ./im-data and serves this machine alone.
 ///
@@ -86,6 +86,11 @@ fn is_of_a_service(name: &OsStr) -> bool {
         .any(|known| name.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('_')))
 }
 
+/// What the project's own tests are told: it may stand in the shell of who also starts a server.
+fn is_of_tests(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"IM_TEST_")
+}
+
 /// A misspelt variable would leave a setting at its default without a word.
 fn refuse_unknown(variables: impl Iterator<Item = OsString>) -> Result<(), CliError> {
     let command = Flags::command();
@@ -96,6 +101,7 @@ fn refuse_unknown(variables: impl Iterator<Item = OsString>) -> Result<(), CliEr
         name.as_encoded_bytes().starts_with(b"IM_")
             && !known.contains(name.as_os_str())
             && !is_of_a_service(name)
+            && !is_of_tests(name)
     });
     unknown.next().map_or(Ok(()), |name| Err(CliError::UnknownVariable(name)))
 }
@@ -144,6 +150,8 @@ mod tests {
         assert!(!refused(&["PATH", "IM_BIND", "IM_CONFIG", "IM_HS256_KEY", "HOME"]));
         assert!(!refused(&["IM_SERVICE_HOST", "IM_PORT", "IM_PORT_8080_TCP_ADDR", "IM_SERVICE_PORT_HTTP"]));
         assert!(refused(&["IM_PORTS"]));
+        assert!(!refused(&["IM_TEST_POSTGRES"]));
+        assert!(refused(&["IM_TESTS"]));
     }
 
     #[test]

@@ -125,6 +125,11 @@ fn signing(config: &Config, addr: SocketAddr, data: &Data) -> Result<(dev_login:
     let mut keys = config.token_keys.clone();
     keys.extend(secret.as_ref().map(dev_login::token_key));
     let tokens = Tokens::load(&keys, config.token_audience.as_deref(), config.token_leeway)?;
+    if keys.is_empty() {
+        tracing::warn!("nobody can sign in: the development login is off here and there are no token keys");
+    } else if secret.is_none() {
+        tracing::info!("the development login is off: clients bring tokens, the page can let nobody in");
+    }
     Ok((login, tokens))
 }
 

@@ -10,9 +10,10 @@ const SHOWN = 12;
 /** How long a text is on the wire. */
 export const bytes = (text) => new TextEncoder().encode(text).length;
 
-/** The names in a text of names. */
+/** The names in a text of names. A name may have spaces inside. */
 export function namesIn(text) {
-  return [...new Set(text.split(/[\s,，、;；]+/).filter((name) => name !== ""))];
+  const names = text.split(/[\n,，、;；]/).map((name) => name.trim());
+  return [...new Set(names.filter((name) => name !== ""))];
 }
 
 /** In words, with no code of the server. */

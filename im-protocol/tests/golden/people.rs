@@ -22,7 +22,8 @@ pub(crate) const BEFORE: &str = "7e1d:41";
 
 /// A message's name: another one for each number.
 pub(crate) fn msg_id(number: u64) -> Id<'static> {
-    format!("019a5b1e-{:04x}-7c44-8b1a-0a1b2c3d4e5f", 0x7c00 + 37 * number).into()
+    let millis: u64 = 0x019a_5b1e_7c00 + 37 * number;
+    format!("{:08x}-{:04x}-7c44-8b1a-0a1b2c3d4e5f", millis >> 16, millis & 0xffff).into()
 }
 
 pub(crate) fn mark(seq: u64, ordinal: u64) -> MarkView {
