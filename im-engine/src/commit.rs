@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use im_core::{
-    Append, AppendOutcome, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark, Ordinal, Partition,
-    Receipt, Result,
+    Append, AppendOutcome, Epoch, Error, ErrorKind, Floor, Found, LogRecord, Mark, Ordinal, Outcome,
+    Partition, Receipt, Result,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -190,8 +190,14 @@ impl Committer {
     async fn append_with_patience(&self, mut batch: Appends) -> Result<Vec<AppendOutcome>> {
         let deadline = Instant::now() + self.config.patience;
         let mut pause = Duration::from_millis(20);
+        // What an attempt may have done no later one takes back.
+        let mut is_unknown = false;
         loop {
-            match self.append_in_epoch(&mut batch).await {
+            let outcome = self.append_in_epoch(&mut batch).await.map_err(|error| {
+                is_unknown |= error.outcome() == Outcome::Unknown;
+                if is_unknown { error.with_outcome(Outcome::Unknown) } else { error }
+            });
+            match outcome {
                 Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
                     tracing::warn!(%error, "append failed; again in {pause:?}");
                     tokio::time::sleep(pause).await;
@@ -256,9 +262,13 @@ impl Committer {
         if unseeded.is_empty() {
             return Ok(outcomes);
         }
-        self.seed(appends, &unseeded).await?;
+        // The others are in the log by now, and one answer is for all.
+        let is_in_part = unseeded.len() < outcomes.len();
+        let in_part = |error: Error| if is_in_part { error.with_outcome(Outcome::Unknown) } else { error };
+        self.seed(appends, &unseeded).await.map_err(in_part)?;
         let again: Vec<Append> = unseeded.iter().map(|at| appends[*at].clone()).collect();
-        for (at, outcome) in unseeded.into_iter().zip(log.append(self.partition, epoch, &again).await?) {
+        let seeded = log.append(self.partition, epoch, &again).await.map_err(in_part)?;
+        for (at, outcome) in unseeded.into_iter().zip(seeded) {
             outcomes[at] = outcome;
         }
         Ok(outcomes)
@@ -291,7 +301,8 @@ pub(crate) fn ordinal_before(record: &LogRecord) -> Ordinal {
 #[cfg(test)]
 pub(crate) mod tests {
     use im_core::{
-        ClientMsgId, ContentHash, ContentType, LogRead, Position, RecordKind, UserId, memory::Memory,
+        ClientMsgId, ContentHash, ContentType, LogRead, MockMessageLog, Position, RecordKind, UserId,
+        memory::Memory,
     };
 
     use super::*;
@@ -334,7 +345,7 @@ pub(crate) mod tests {
         let late = commit.enqueue(append("late"), None).unwrap();
         let answer = late.await;
         assert!(
-            matches!(answer, Err(crate::ChatError::Failed(error)) if error.outcome() == im_core::Outcome::Unknown)
+            matches!(answer, Err(crate::ChatError::Failed(error)) if error.outcome() == Outcome::Unknown)
         );
         drop(commit.enqueue(append("not waited for"), None).unwrap());
         let waiting = commit.enqueue(append("waited for"), None).unwrap();
@@ -342,5 +353,31 @@ pub(crate) mod tests {
         let (committed, ()) = tokio::join!(waiting, task);
         committed.unwrap();
         assert_eq!(logged(&memory).await, ["not waited for", "waited for"]);
+    }
+
+    /// The first answer got lost, and then there was no way to the log.
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_appended_is_not_said_to_be_undone_by_what_comes_after_it() {
+        let memory = Memory::new();
+        let mut log = MockMessageLog::new();
+        let mut tries = 0;
+        log.expect_append().returning(move |_, _, _| {
+            tries += 1;
+            let outcome = if tries == 1 { Outcome::Unknown } else { Outcome::NotDone };
+            Err(Error::new(ErrorKind::Unavailable, "mock", "log.append", "no way").with_outcome(outcome))
+        });
+        let mut parts = Complete::try_from(im_core::Parts::from(&memory)).unwrap();
+        let numbering = Arc::new(Numbering::open(&parts).await.unwrap());
+        parts.log.log = Arc::new(log);
+        let config = Config::default();
+        let (commit, mut tasks) = Commit::new(&parts, &numbering, &config, 1);
+        let begun = Instant::now();
+        let answer = commit.enqueue(append("sent"), None).unwrap();
+        drop(commit);
+        let (failed, ()) = tokio::join!(answer, tasks.pop().unwrap());
+        assert!(begun.elapsed() < config.patience, "it was the caller who gave up");
+        assert!(
+            matches!(failed, Err(crate::ChatError::Failed(error)) if error.outcome() == Outcome::Unknown)
+        );
     }
 }

@@ -28,7 +28,7 @@ pub struct Config {
     /// How long a send waits for its append, a *stored* ack for the store, a membership change for its application.
     /// Default 5 s.
     pub patience: Duration,
-    /// How many records a projection takes at once, at most 65,536. Default 1,024.
+    /// How many records a projection takes at once, at most 10,000. Default 1,024.
     pub batch_records: usize,
     /// How many inbox entries one delivery writes, about. Default 10,000.
     pub delivery_entries: usize,
@@ -116,7 +116,7 @@ impl Config {
         within("commit_records", self.commit_records, 1..=1 << 16)?;
         within("commit_bytes", self.commit_bytes, ANY)?;
         within("commit_queue", self.commit_queue, 1..=1 << 20)?;
-        within("batch_records", self.batch_records, 1..=1 << 16)?;
+        within("batch_records", self.batch_records, 1..=10_000)?;
         within("delivery_entries", self.delivery_entries, ANY)?;
         within("inline_bytes", self.inline_bytes, ALSO_NONE)?;
         within("cache_entries", self.cache_entries, 1..=1 << 24)?;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use im_core::{
-    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, Mark, Ordinal, Partition,
+    Append, AppendOutcome, ConversationId, Epoch, Error, ErrorKind, Found, Mark, Ordinal, Outcome, Partition,
     Position, Result, SendKey, Seq, Timestamp,
     numbering::{Head, Numbering},
 };
@@ -94,7 +94,7 @@ impl Attempt<'_> {
             }
         }
         let message = "a key was taken while it was looked up";
-        Err(Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, message))
+        Err(Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, message).with_outcome(Outcome::NotDone))
     }
 
     /// One statement, which writes only if the partition still ends at the tail, in the same epoch and the same data: then the tail

@@ -4,6 +4,8 @@ use std::io;
 
 use im_core::{Error, ErrorKind, Incarnation, Outcome};
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
 use crate::pool::NotSent;
 
 /// The name of this backend.
@@ -49,7 +51,14 @@ fn of_state(state: &str) -> (ErrorKind, Outcome) {
 
 fn of_sqlx(error: &sqlx::Error) -> (ErrorKind, Outcome) {
     match error {
-        sqlx::Error::Database(database) => of_state(&database.code().unwrap_or_default()),
+        sqlx::Error::Database(database) => {
+            let (kind, outcome) = of_state(&database.code().unwrap_or_default());
+            // Whatever its code: the server may have written the commit, and died of what came after it.
+            let is_panic = database
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|error| matches!(error.severity(), PgSeverity::Panic));
+            (kind, if is_panic { Outcome::Unknown } else { outcome })
+        }
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
             (ErrorKind::Timeout, Outcome::Unknown)
         }

@@ -239,6 +239,10 @@ impl Pool {
     }
 }
 
+/// A node that is cut off without a word keeps its locks so long and no longer, on a host's connections too.
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 2000";
+
 const GIVEN_BACK: &str = "a connection is given back when it is dropped";
 
 /// A connection of the pool.
@@ -263,7 +267,7 @@ impl Conn {
     pub(crate) async fn begin(mut self) -> sqlx::Result<Transaction> {
         // Closed instead of given back, unless the transaction is ended.
         self.ends = true;
-        self.say("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        self.say(BEGIN).await?;
         Ok(Transaction(self))
     }
 

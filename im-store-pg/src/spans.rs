@@ -108,7 +108,7 @@ pub(crate) async fn tables(
 ) -> Result<(i64, Vec<Table>)> {
     // One that is dropped just now has no bounds any more: they are looked at once, after the name.
     let sql = concat!(
-        "WITH t AS MATERIALIZED (SELECT c.oid::regclass::text AS name, p.relname = 'inbox_records' AS of_records, \
+        "WITH t AS MATERIALIZED (SELECT $1 || '.' || quote_ident(c.relname) AS name, p.relname = 'inbox_records' AS of_records, \
          regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''?(-?\\d+)''?\\) TO \\(''?(-?\\d+)''?\\)')::bigint[] \
          AS bounds FROM pg_class p JOIN pg_inherits i ON i.inhparent = p.oid JOIN pg_class c ON c.oid = i.inhrelid \
          WHERE p.relnamespace = to_regnamespace($1) AND p.relname IN ('inbox', 'inbox_records') AND p.relkind = 'p') \
