@@ -29,7 +29,7 @@ use crate::{
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
     expire::Pass,
-    fresh::{self, Fresh, Layer, closed},
+    fresh::{self, Fresh, closed},
     incarnation,
     rows::number,
     schema,
@@ -74,7 +74,7 @@ pub(crate) struct Inner {
     pub(crate) leases: Mutex<HashMap<String, (NodeId, Timestamp)>>,
     pub(crate) pass: tokio::sync::Mutex<Pass>,
     /// The newest inbox entries.
-    pub(crate) entries: Fresh<Entries>,
+    pub(crate) entries: Arc<Fresh<Entries>>,
     /// The newest places in the timelines.
     pub(crate) timelines: Arc<Fresh<Timelines>>,
     pub(crate) standing: tokio::sync::Mutex<Standing>,
@@ -170,7 +170,7 @@ impl Sqlite {
 
 #[cfg(test)]
 impl Sqlite {
-    pub(crate) fn inner(&self) -> &Inner {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }
 }
@@ -235,24 +235,17 @@ impl Inner {
             end,
             leases: Mutex::default(),
             pass: tokio::sync::Mutex::default(),
-            entries: Fresh::new(),
+            entries: Arc::new(Fresh::new()),
             timelines,
             standing: tokio::sync::Mutex::new(Standing::new()),
             undelivered: delivered.filter(|at| number(at.position.offset) < own_end).map(|_| own_end),
             checkpointer: Mutex::default(),
         });
         let task = inner.thread.spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
-        inner.spawn_moving::<Entries>();
-        inner.spawn_moving::<Timelines>();
+        inner.thread.spawn(fresh::run(inner.entries.clone(), Arc::downgrade(&inner)));
+        inner.thread.spawn(fresh::run(inner.timelines.clone(), Arc::downgrade(&inner)));
         *inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         Ok(inner)
-    }
-
-    fn spawn_moving<L: Layer>(self: &Arc<Self>) {
-        let mut grown = L::fresh(self).grown.subscribe();
-        // By what is there already.
-        grown.mark_changed();
-        self.thread.spawn(fresh::run::<L>(Arc::downgrade(self), grown));
     }
 
     /// The writer, when it is our turn.

@@ -5,8 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, Weak},
 };
 
 use im_core::{Checkpoint, Delivery, Partition, Result, UserId};
@@ -18,7 +17,7 @@ use crate::{
     deliver::messages,
     error::{corrupt, failed},
     expire::{Note, Span, note_delivery},
-    fresh::{Fresh, Layer, slices},
+    fresh::{Fresh, Layer, Pace, Slices, opened},
     pack::Pack,
     rows::{Columns, Statement},
     values::{MOST_ROWS, Steps},
@@ -138,6 +137,13 @@ impl Entries {
         users
     }
 
+    /// The rows of those who have no repeats, in the order of the table.
+    fn rows_that_are_new<'l>(&'l self, breaks: &'l [i64]) -> impl Iterator<Item = (&'l UserId, Pack)> {
+        self.users(false)
+            .into_iter()
+            .flat_map(|(user, entries)| Pack::all(entries, breaks).into_iter().map(move |row| (user, row)))
+    }
+
     /// Places at which a span of time begins, ascending: what expires first does not share a row with what expires later.
     fn breaks(&self) -> Vec<i64> {
         let mut breaks: Vec<i64> = self.notes.values().map(Note::lowest).collect();
@@ -159,10 +165,6 @@ impl Entries {
 impl Layer for Entries {
     const NAME: &'static str = "inbox entries";
 
-    fn fresh(inner: &Inner) -> &Fresh<Self> {
-        &inner.entries
-    }
-
     fn rows(&self) -> usize {
         self.entries
     }
@@ -171,29 +173,31 @@ impl Layer for Entries {
         self.entries == 0 && self.checkpoints.is_empty()
     }
 
-    async fn write(&self, inner: &Inner) -> Result<()> {
+    async fn write(&self, file: &Weak<Inner>, pace: &mut Pace) -> Result<()> {
         let breaks = self.breaks();
-        let rows = self
-            .users(false)
-            .into_iter()
-            .flat_map(|(user, entries)| Pack::all(entries, &breaks).into_iter().map(move |row| (user, row)));
-        // Each has so many entries that it is a good part of a page.
-        for slice in slices(rows, || inner.entries.slice(), |_, _| false) {
+        let mut slices = Slices::new(self.rows_that_are_new(&breaks));
+        while !slices.is_over() {
+            pace.turn().await;
+            let inner = opened(file, OPERATION)?;
             let mut writer = inner.writer(OPERATION).await?;
-            let began = Instant::now();
+            // Each has so many entries that it is a good part of a page.
+            let slice = slices.next(pace.slice(), |_, _| false);
             if !writer.run(OPERATION, Sync::Normal, transaction(&slice)).await? {
                 // Then the checkpoint must not go in: the statement passes over keys that are there.
                 return Err(corrupt(OPERATION, "a key of the inbox was taken"));
             }
-            drop(writer);
-            inner.entries.pause(began).await;
+            pace.add(slice.iter().map(|(_, row)| row.entries().len()).sum());
         }
         for users in self.users(true).chunks(USERS) {
+            pace.turn().await;
+            let inner = opened(file, OPERATION)?;
             let mut writer = inner.writer(OPERATION).await?;
             writer.begin(OPERATION, Sync::Normal).await?;
             let written = merge(writer.conn(), users, &breaks).await;
             writer.end(OPERATION, written).await?;
+            pace.add(users.iter().map(|(_, entries)| entries.len()).sum());
         }
+        let inner = opened(file, OPERATION)?;
         // Behind all entries: from here on nobody delivers them again.
         let mut writer = inner.writer(OPERATION).await?;
         writer.begin(OPERATION, Sync::Normal).await?;

@@ -6,12 +6,13 @@
 
 use std::{
     fmt::Debug,
+    iter::Peekable,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use im_core::{Error, ErrorKind, Outcome, Result};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{connect::Inner, error::BACKEND};
 
@@ -21,18 +22,14 @@ const ENOUGH: usize = 256 * 1024;
 const MOST: usize = 2 * ENOUGH;
 /// How long it waits for that.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long rows wait for others at most.
+/// How long rows wait for others at most, and how long a layer's move takes while there is time.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How soon what could not be moved is tried again: before those who wait for room give up.
 const RETRY: Duration = Duration::from_secs(1);
-/// What one transaction moves, by [`RUN`] and by row, while as many rows have come anew as are worth to be moved; appends wait for
-/// it, so it is the less the fewer have come …
-const SLICE: usize = 4096;
-/// … but not less than this.
+/// What one transaction moves, by [`RUN`] and by row, while the move keeps pace with what comes anew; appends wait for it …
 const LEAST: usize = 512;
-/// So many times its own length a transaction that moves rows leaves to the others, as long as few rows have come anew: at half of
-/// the most that two cores can deliver, the p99 is made of what is moved at a stretch.
-const PAUSE: f64 = 4.0;
+/// … and when it is a whole layer behind.
+const SLICE: usize = 4096;
 /// What it costs to come to another place of the table, mostly a page to write, beside the row itself.
 const RUN: usize = 7;
 
@@ -41,16 +38,13 @@ pub(crate) trait Layer: Default + Debug + Send + Sync + 'static {
     /// What the rows are called.
     const NAME: &'static str;
 
-    /// Where such layers are.
-    fn fresh(inner: &Inner) -> &Fresh<Self>;
-
     /// How many rows it has.
     fn rows(&self) -> usize;
 
     fn is_empty(&self) -> bool;
 
-    /// Writes it to the file. An earlier call may have written some of it.
-    fn write(&self, inner: &Inner) -> impl Future<Output = Result<()>> + Send;
+    /// Writes it to the file, as long as that is open. An earlier call may have written some of it.
+    fn write(&self, file: &Weak<Inner>, pace: &mut Pace) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// What is not in the file, or not known to be.
@@ -61,8 +55,8 @@ pub(crate) struct Fresh<L> {
     pub(crate) grown: watch::Sender<usize>,
     /// Held by the one who moves.
     moving: tokio::sync::Mutex<()>,
-    /// Held too by those who wait for it.
-    hurry: Arc<()>,
+    /// How many wait for what is moved.
+    hurry: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +74,7 @@ impl<L: Layer> Fresh<L> {
             layers: Mutex::default(),
             grown: watch::Sender::new(0),
             moving: tokio::sync::Mutex::default(),
-            hurry: Arc::default(),
+            hurry: watch::Sender::new(0),
         }
     }
 
@@ -137,34 +131,27 @@ impl<L: Layer> Fresh<L> {
     }
 
     /// Moves everything that was added before the call, and as fast as can be.
-    pub(crate) async fn settle(&self, inner: &Inner) -> Result<()> {
-        let _hurry = self.hurry.clone();
-        self.settle_gently(inner).await
+    pub(crate) async fn settle(&self, inner: &Arc<Inner>) -> Result<()> {
+        let _hurry = Hurry::new(&self.hurry);
+        self.settle_gently(&Arc::downgrade(inner)).await
     }
 
-    /// Moves everything that was added before the call, with pauses as long as there is time.
-    async fn settle_gently(&self, inner: &Inner) -> Result<()> {
+    /// Moves everything that was added before the call, at the pace at which more comes.
+    async fn settle_gently(&self, file: &Weak<Inner>) -> Result<()> {
         let _one_at_a_time = self.moving.lock().await;
         // What an earlier call could not move comes first.
-        for _ in 0..2 {
+        let earlier = self.layers().moving.is_some();
+        for _ in 0..1 + usize::from(earlier) {
             let Some(layer) = self.to_move() else { break };
-            layer.write(inner).await?;
+            layer.write(file, &mut self.pace(layer.rows())).await?;
             self.layers().moving = None;
         }
         Ok(())
     }
 
-    /// What the next transaction that moves rows may cost.
-    pub(crate) fn slice(&self) -> usize {
-        (*self.grown.borrow() * SLICE / ENOUGH).max(LEAST)
-    }
-
-    /// Leaves the processors and the writer to others after a transaction that moved rows.
-    pub(crate) async fn pause(&self, began: Instant) {
-        if Arc::strong_count(&self.hurry) == 1 {
-            let times = pause(*self.grown.borrow());
-            tokio::time::sleep(began.elapsed().mul_f64(times)).await;
-        }
+    fn pace(&self, rows: usize) -> Pace {
+        let (grown, hurry) = (self.grown.subscribe(), self.hurry.subscribe());
+        Pace { grown, hurry, began: Instant::now(), rows, moved: 0 }
     }
 
     /// Takes nothing any more.
@@ -173,44 +160,117 @@ impl<L: Layer> Fresh<L> {
     }
 }
 
-/// How many times its own length what moved rows leaves to others when so many have come anew.
-fn pause(grown: usize) -> f64 {
-    PAUSE * (1.0 - grown as f64 / ENOUGH as f64).max(0.0)
+/// Somebody who waits for what is moved.
+struct Hurry<'f>(&'f watch::Sender<usize>);
+
+impl<'f> Hurry<'f> {
+    fn new(waiting: &'f watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting)
+    }
 }
 
-/// Moves layers into the file until it is closed.
-pub(crate) async fn run<L: Layer>(inner: Weak<Inner>, mut grown: watch::Receiver<usize>) {
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+/// Lets a layer be moved no faster than the next one grows, or than it takes an [`INTERVAL`]: moved at a stretch it would hold up
+/// appends, which then wait for each other.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    grown: watch::Receiver<usize>,
+    hurry: watch::Receiver<usize>,
+    began: Instant,
+    /// How many the layer has.
+    rows: usize,
+    moved: usize,
+}
+
+impl Pace {
+    /// Waits until more is to be moved.
+    pub(crate) async fn turn(&mut self) {
+        let moved = self.moved();
+        tokio::select! {
+            _ = self.hurry.wait_for(|waiting| *waiting > 0) => {}
+            _ = self.grown.wait_for(|rows| share(*rows, ENOUGH) >= moved) => {}
+            () = tokio::time::sleep_until(self.began + INTERVAL.mul_f64(moved)) => {}
+        }
+    }
+
+    /// What one transaction may cost now.
+    pub(crate) fn slice(&self) -> usize {
+        let behind = (share(*self.grown.borrow(), ENOUGH) - self.moved()).clamp(0.0, 1.0);
+        LEAST.max((behind * SLICE as f64) as usize)
+    }
+
+    /// Notes that so many rows were moved.
+    pub(crate) fn add(&mut self, rows: usize) {
+        self.moved += rows;
+    }
+
+    /// The part of the layer that was moved.
+    fn moved(&self) -> f64 {
+        share(self.moved, self.rows).min(1.0)
+    }
+}
+
+fn share(rows: usize, of: usize) -> f64 {
+    rows as f64 / of.max(1) as f64
+}
+
+/// Moves layers into the file as long as it is open.
+pub(crate) async fn run<L: Layer>(fresh: Arc<Fresh<L>>, file: Weak<Inner>) {
+    let mut grown = fresh.grown.subscribe();
+    // By what is there already.
+    grown.mark_changed();
     while grown.changed().await.is_ok() {
         // Too few by then are moved all the same.
         let _ = tokio::time::timeout(INTERVAL, grown.wait_for(|rows| *rows >= ENOUGH)).await;
-        while let Some(inner) = inner.upgrade().filter(|inner| !L::fresh(inner).layers().is_closed) {
-            let Err(error) = L::fresh(&inner).settle_gently(&inner).await else { break };
+        while !fresh.layers().is_closed && file.strong_count() > 0 {
+            let Err(error) = fresh.settle_gently(&file).await else { break };
             // They wait in memory; when there are too many, whatever adds some waits.
             tracing::warn!(%error, "{} were not moved into the file; again in {RETRY:?}", L::NAME);
-            drop(inner);
             tokio::time::sleep(RETRY).await;
         }
     }
 }
 
-/// Cuts rows, in the order of their table, into what one transaction moves at a time. `most` is what it may cost, asked before each;
-/// `is_near`: the second row goes where the first went.
-pub(crate) fn slices<T>(
-    rows: impl Iterator<Item = T>,
-    most: impl Fn() -> usize,
-    is_near: impl Fn(&T, &T) -> bool,
-) -> impl Iterator<Item = Vec<T>> {
-    let mut rows = rows.fuse();
-    std::iter::from_fn(move || {
-        let (mut slice, mut cost, most) = (Vec::new(), 0, most());
+/// The open file.
+///
+/// # Errors
+/// All its handles are gone.
+pub(crate) fn opened(file: &Weak<Inner>, operation: &'static str) -> Result<Arc<Inner>> {
+    file.upgrade().ok_or_else(|| closed(operation))
+}
+
+/// Rows, in the order of their table, in slices of what one transaction moves.
+pub(crate) struct Slices<I: Iterator> {
+    rows: Peekable<I>,
+}
+
+impl<I: Iterator> Slices<I> {
+    pub(crate) fn new(rows: I) -> Self {
+        Self { rows: rows.peekable() }
+    }
+
+    /// The next one, whatever may be moved; none after the last. `most` is what it may cost; `is_near`: the second row goes where
+    /// the first went.
+    pub(crate) fn next(&mut self, most: usize, is_near: impl Fn(&I::Item, &I::Item) -> bool) -> Vec<I::Item> {
+        let (mut slice, mut cost) = (Vec::new(), 0);
         while cost < most
-            && let Some(row) = rows.next()
+            && let Some(row) = self.rows.next()
         {
             cost += if slice.last().is_some_and(|last| is_near(last, &row)) { 1 } else { 1 + RUN };
             slice.push(row);
         }
-        Some(slice).filter(|slice| !slice.is_empty())
-    })
+        slice
+    }
+
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.rows.peek().is_none()
+    }
 }
 
 /// What is said to whoever comes after the end.
@@ -235,30 +295,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_moved_leaves_time_to_others_unless_much_has_come_or_somebody_waits() {
+    async fn a_layer_is_moved_as_the_next_one_grows_or_in_an_interval_unless_somebody_waits() {
         let fresh = Fresh::<Entries>::new();
-        let paused = async || {
-            let (began, now) = (Instant::now() - Duration::from_secs(1), tokio::time::Instant::now());
-            fresh.pause(began).await;
-            now.elapsed().as_secs()
+        let mut pace = fresh.pace(1000);
+        let turn = async |pace: &mut Pace| {
+            let now = Instant::now();
+            pace.turn().await;
+            now.elapsed().as_millis()
         };
-        assert_eq!(paused().await, 4);
-        fresh.grown.send_replace(ENOUGH / 2);
-        assert_eq!(paused().await, 2);
+        assert_eq!((turn(&mut pace).await, pace.slice()), (0, LEAST));
+        pace.add(500);
+        assert_eq!((turn(&mut pace).await, pace.slice()), (INTERVAL.as_millis() / 2, LEAST));
+        pace.add(100);
+        fresh.grown.send_replace(ENOUGH * 6 / 10);
+        assert_eq!((turn(&mut pace).await, pace.slice()), (0, LEAST));
         fresh.grown.send_replace(MOST);
-        assert_eq!(paused().await, 0);
+        assert_eq!((turn(&mut pace).await, pace.slice()), (0, SLICE), "far behind");
         fresh.grown.send_replace(0);
-        let hurry = fresh.hurry.clone();
-        assert_eq!(paused().await, 0);
-        drop(hurry);
-        assert_eq!(paused().await, 4);
+        let mut other = fresh.pace(1000);
+        other.add(1000);
+        let hurry = async {
+            tokio::time::sleep(Duration::from_millis(7)).await;
+            let hurry = Hurry::new(&fresh.hurry);
+            tokio::time::sleep(INTERVAL).await;
+            drop(hurry);
+        };
+        assert_eq!(tokio::join!(turn(&mut other), hurry).0, 7);
+        assert_eq!(*fresh.hurry.borrow(), 0);
     }
 
     #[test]
     fn a_slice_has_many_rows_of_one_place_or_few_of_many() {
         let lengths = |rows: Vec<usize>| {
-            let slices = slices(rows.into_iter(), || SLICE, |a, b| a == b);
-            slices.map(|slice| slice.len()).collect::<Vec<_>>()
+            let mut slices = Slices::new(rows.into_iter());
+            let mut lengths = vec![];
+            while !slices.is_over() {
+                lengths.push(slices.next(SLICE, |a, b| a == b).len());
+            }
+            lengths
         };
         assert_eq!(lengths(vec![]), [0; 0]);
         assert_eq!(lengths(vec![0; 10_000]), [4089, 4089, 1822]);

@@ -4,7 +4,11 @@
 //! All of it is made again from `messages`: `meta.placed` says up to which message the file's `timelines` have everything. Within a
 //! conversation places come and are moved in order; so the file has all below the first one that is here.
 
-use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{Arc, Weak},
+};
 
 use im_core::{ConversationId, DeviceId, Direction, Mark, Result, Seq, UserId};
 use sqlx::{AssertSqlSafe, SqliteConnection};
@@ -12,7 +16,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use crate::{
     connect::Inner,
     error::{corrupt, failed},
-    fresh::{Fresh, Layer, slices},
+    fresh::{Fresh, Layer, Pace, Slices, opened},
     rows::{Columns, MARKS, Statement, limit, number},
     values::{MOST_ROWS, Steps},
     writer::Sync,
@@ -268,10 +272,6 @@ fn bind_row(query: Statement<'static>, row: &Row<'_>) -> Statement<'static> {
 impl Layer for Timelines {
     const NAME: &'static str = "places of messages";
 
-    fn fresh(inner: &Inner) -> &Fresh<Self> {
-        &inner.timelines
-    }
-
     fn rows(&self) -> usize {
         self.rows
     }
@@ -280,20 +280,23 @@ impl Layer for Timelines {
         self.rows == 0
     }
 
-    async fn write(&self, inner: &Inner) -> Result<()> {
+    async fn write(&self, file: &Weak<Inner>, pace: &mut Pace) -> Result<()> {
         let is_near = |before: &Row<'_>, row: &Row<'_>| before.conversation == row.conversation;
-        for slice in slices(self.in_order(), || inner.timelines.slice(), is_near) {
+        let mut slices = Slices::new(self.in_order());
+        while !slices.is_over() {
+            pace.turn().await;
+            let inner = opened(file, OPERATION)?;
             let mut writer = inner.writer(OPERATION).await?;
-            let began = Instant::now();
+            let slice = slices.next(pace.slice(), is_near);
             let statements = INSERT
                 .transaction(&slice, MOST_ROWS)
                 .map(|(sql, rows)| rows.iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_row));
             if !writer.run(OPERATION, Sync::Normal, statements).await? {
                 return Err(corrupt(OPERATION, "a place was taken"));
             }
-            drop(writer);
-            inner.timelines.pause(began).await;
+            pace.add(slice.len());
         }
+        let inner = opened(file, OPERATION)?;
         // Behind them all: from here on nobody makes them again.
         let mut writer = inner.writer(OPERATION).await?;
         writer.begin(OPERATION, Sync::Normal).await?;
