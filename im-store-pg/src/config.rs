@@ -100,9 +100,10 @@ impl PgBuilder {
         self
     }
 
-    /// How long a statement may take, and a lock be waited for; default 5 s. A transaction stands idle so long, too, but 2 s at
-    /// most: what a node that is cut off holds is free after both. Connections of the host's pool keep what they are set to. A server that says nothing for a second more is given up: the call is a
-    /// [`Timeout`](im_core::ErrorKind::Timeout) whose outcome is unknown, and its connection is closed.
+    /// How long a statement may take, and a lock be waited for; default 5 s. Connections of the host's pool keep what they are set
+    /// to. What a node that is cut off holds is free 2 s later: a transaction stands idle no longer, on any pool. A server that
+    /// says nothing for a second more is given up: the call is a [`Timeout`](im_core::ErrorKind::Timeout) whose outcome is
+    /// unknown, and its connection is closed.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;

@@ -25,10 +25,6 @@ use crate::{
 
 const OPERATION: &str = "open";
 
-/// How long a transaction may stand idle at most. Of a node that is cut off one transaction after the other gets the lock that they
-/// wait for: less than a statement may take, or that goes on for twice the time.
-const IDLE: Duration = Duration::from_secs(2);
-
 /// All five parts on one Postgres database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PgBackend {
@@ -234,11 +230,9 @@ fn quoted(schema: &str) -> Result<String> {
 
 async fn connect(config: &PgBuilder, options: &PgConnectOptions, signs: Arc<Signs>) -> Result<PgPool> {
     let timeout = config.statement_timeout.as_millis().to_string();
-    let idle = config.statement_timeout.min(IDLE).as_millis().to_string();
     let options = options.clone().options([
         ("statement_timeout", timeout.as_str()),
         ("lock_timeout", timeout.as_str()),
-        ("idle_in_transaction_session_timeout", idle.as_str()),
         ("default_transaction_isolation", "read committed"),
     ]);
     match pool::connect(config.connections, options.clone(), signs).await {

@@ -235,4 +235,33 @@ mod tests {
         append(&sqlite, batch(600, 2000)).await.unwrap();
         assert_eq!(seqs(&sqlite).await, (1..=stored + 600).collect::<Vec<_>>());
     }
+
+    #[tokio::test]
+    async fn a_file_that_was_let_go_is_not_kept_open_by_what_is_yet_to_be_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chat.db");
+        let sqlite = Sqlite::open(&path).await.unwrap();
+        let incarnation = sqlite.log().info().await.unwrap().incarnation;
+        sqlite.log().open_epoch(Epoch(1), &incarnation).await.unwrap();
+        append(&sqlite, batch(2000, 10)).await.unwrap();
+        let (timelines, file) = (sqlite.inner().timelines.clone(), Arc::downgrade(sqlite.inner()));
+        let moving = tokio::spawn({
+            let file = file.clone();
+            async move { timelines.settle_gently(&file).await }
+        });
+        let moved = async || {
+            let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM timelines");
+            count.fetch_one(sqlite.inner().readers()).await.unwrap()
+        };
+        // Some are, and the others wait for their turn.
+        while moved().await == 0 || file.strong_count() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert!(moved().await < 2000);
+        drop(sqlite);
+        let again = Sqlite::open(&path).await.unwrap();
+        assert_eq!(moving.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(seqs(&again).await, (1..=2000).collect::<Vec<_>>());
+        again.close().await.unwrap();
+    }
 }

@@ -137,7 +137,7 @@ impl<L: Layer> Fresh<L> {
     }
 
     /// Moves everything that was added before the call, at the pace at which more comes.
-    async fn settle_gently(&self, file: &Weak<Inner>) -> Result<()> {
+    pub(crate) async fn settle_gently(&self, file: &Weak<Inner>) -> Result<()> {
         let _one_at_a_time = self.moving.lock().await;
         // What an earlier call could not move comes first.
         let earlier = self.layers().moving.is_some();
@@ -307,7 +307,7 @@ mod tests {
         pace.add(500);
         assert_eq!((turn(&mut pace).await, pace.slice()), (INTERVAL.as_millis() / 2, LEAST));
         pace.add(100);
-        fresh.grown.send_replace(ENOUGH * 6 / 10);
+        fresh.grown.send_replace(ENOUGH * 7 / 10);
         assert_eq!((turn(&mut pace).await, pace.slice()), (0, LEAST));
         fresh.grown.send_replace(MOST);
         assert_eq!((turn(&mut pace).await, pace.slice()), (0, SLICE), "far behind");
