@@ -241,7 +241,7 @@ impl Pool {
 
 /// A node that is cut off without a word keeps its locks for 2 s and no longer, on a host's connections too. Of such a node one
 /// transaction after the other gets the lock that they wait for: less than a statement may take, or that goes on for twice the time.
-const BEGIN: &str =
+pub(crate) const BEGIN: &str =
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 2000";
 
 const GIVEN_BACK: &str = "a connection is given back when it is dropped";

@@ -3,7 +3,10 @@
 use im_core::{Error, ErrorKind, Result};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::error::{BACKEND, failed};
+use crate::{
+    error::{BACKEND, failed},
+    pool::BEGIN,
+};
 
 const OPERATION: &str = "open";
 
@@ -22,7 +25,7 @@ pub(crate) async fn migrate(
     quoted: &str,
     partitions: u16,
 ) -> Result<()> {
-    let mut transaction = conn.begin().await.map_err(failed(OPERATION))?;
+    let mut transaction = conn.begin_with(BEGIN).await.map_err(failed(OPERATION))?;
     run(&mut transaction, schema, quoted, partitions).await?;
     transaction.commit().await.map_err(failed(OPERATION))
 }

@@ -269,6 +269,29 @@ async fn connections_that_fall_silent_are_replaced() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_cut_off_while_it_migrates_keeps_no_other_from_it() {
+    let (schema, proxy) = (Schema::fresh(), Proxy::to(&server()).await);
+    let name = format!("faults-{}", uuid::Uuid::new_v4().simple());
+    let beside = PgPoolOptions::new().max_connections(2).connect(&server()).await.unwrap();
+    let mut holding = beside.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('im-store-pg/' || $1, 0))")
+        .bind(schema.name())
+        .execute(&mut *holding)
+        .await
+        .unwrap();
+    let url = format!("{}?application_name={name}", proxy.url(&server()));
+    let cut_off = tokio::spawn(schema.builder_at(&url).open());
+    bed::wait(&beside, &name, 1).await;
+    proxy.stall();
+    // Now the lock is of the one that says nothing any more.
+    holding.rollback().await.unwrap();
+    let begun = Instant::now();
+    schema.open().await;
+    assert!(begun.elapsed() < Duration::from_secs(2) + SLACK, "{:?}", begun.elapsed());
+    cut_off.abort();
+}
+
+#[tokio::test]
 async fn who_finds_all_connections_in_use_is_told_so_and_nothing_is_done() {
     let bed = Arc::new(
         Bed::open(|builder| builder.connections(2).statement_timeout(Duration::from_secs(20))).await,

@@ -40,7 +40,7 @@ pub(crate) async fn apply(inner: Arc<Inner>, batch: Batch) -> Result<()> {
         }
         // Theirs go into the file at once, behind all that are there.
         drop(writer);
-        inner.timelines.settle(&inner).await?;
+        inner.timelines.settle(&Arc::downgrade(&inner)).await?;
     };
     let next_id = writer.next_id();
     let rows: Vec<_> = (next_id..)

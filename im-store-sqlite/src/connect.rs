@@ -142,8 +142,9 @@ impl Sqlite {
     /// When the file could not be closed in order; the next opening mends that.
     pub async fn close(&self) -> Result<()> {
         self.inner.entries.close();
-        let settled = self.inner.entries.settle(&self.inner).await;
-        let placed = self.inner.timelines.settle(&self.inner).await;
+        let file = Arc::downgrade(&self.inner);
+        let settled = self.inner.entries.settle(&file).await;
+        let placed = self.inner.timelines.settle(&file).await;
         if self.inner.acked == Sync::Normal
             && let Ok(mut writer) = self.inner.writer("close").await
         {

@@ -178,10 +178,10 @@ impl Layer for Entries {
         let mut slices = Slices::new(self.rows_that_are_new(&breaks));
         while !slices.is_over() {
             pace.turn().await;
-            let inner = opened(file, OPERATION)?;
-            let mut writer = inner.writer(OPERATION).await?;
             // Each has so many entries that it is a good part of a page.
             let slice = slices.next(pace.slice(), |_, _| false);
+            let inner = opened(file, OPERATION)?;
+            let mut writer = inner.writer(OPERATION).await?;
             if !writer.run(OPERATION, Sync::Normal, transaction(&slice)).await? {
                 // Then the checkpoint must not go in: the statement passes over keys that are there.
                 return Err(corrupt(OPERATION, "a key of the inbox was taken"));

@@ -87,7 +87,7 @@ impl Note {
 pub(crate) async fn expire(inner: Arc<Inner>, max: usize) -> Result<bool> {
     let mut pass = inner.pass.lock().await;
     // What was delivered lately must be noted in the file, or more would seem to be expired.
-    inner.entries.settle(&inner).await?;
+    inner.entries.settle(&Arc::downgrade(&inner)).await?;
     // A span that began before this ended before the expiry.
     let before = inner.clock.now().minus(inner.expiry).0.saturating_sub(span(inner.expiry));
     let (before, most) = pass.goal.unwrap_or((before, i64::MAX));

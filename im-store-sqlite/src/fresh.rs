@@ -131,9 +131,9 @@ impl<L: Layer> Fresh<L> {
     }
 
     /// Moves everything that was added before the call, and as fast as can be.
-    pub(crate) async fn settle(&self, inner: &Arc<Inner>) -> Result<()> {
+    pub(crate) async fn settle(&self, file: &Weak<Inner>) -> Result<()> {
         let _hurry = Hurry::new(&self.hurry);
-        self.settle_gently(&Arc::downgrade(inner)).await
+        self.settle_gently(file).await
     }
 
     /// Moves everything that was added before the call, at the pace at which more comes.
@@ -255,8 +255,7 @@ impl<I: Iterator> Slices<I> {
         Self { rows: rows.peekable() }
     }
 
-    /// The next one, whatever may be moved; none after the last. `most` is what it may cost; `is_near`: the second row goes where
-    /// the first went.
+    /// The next one; empty after the last. `most` is what it may cost; `is_near`: the second row goes where the first went.
     pub(crate) fn next(&mut self, most: usize, is_near: impl Fn(&I::Item, &I::Item) -> bool) -> Vec<I::Item> {
         let (mut slice, mut cost) = (Vec::new(), 0);
         while cost < most
@@ -322,6 +321,52 @@ mod tests {
         };
         assert_eq!(tokio::join!(turn(&mut other), hurry).0, 7);
         assert_eq!(*fresh.hurry.borrow(), 0);
+    }
+
+    /// Moves its rows one by one.
+    #[derive(Debug, Default)]
+    struct Rows(usize);
+
+    impl Layer for Rows {
+        const NAME: &'static str = "rows";
+
+        fn rows(&self) -> usize {
+            self.0
+        }
+
+        fn is_empty(&self) -> bool {
+            self.0 == 0
+        }
+
+        async fn write(&self, _file: &Weak<Inner>, pace: &mut Pace) -> Result<()> {
+            for _ in 0..self.0 {
+                pace.turn().await;
+                pace.add(1);
+            }
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_move_gets_it_without_pauses() {
+        let (fresh, file) = (Fresh::<Rows>::new(), Weak::new());
+        let begun = Instant::now();
+        fresh.add("test", |open| open.0 += 10).unwrap();
+        fresh.settle_gently(&file).await.unwrap();
+        assert_eq!(begun.elapsed(), INTERVAL.mul_f64(0.9));
+        // While one is moved, and by itself.
+        for added in [10, 0] {
+            fresh.add("test", |open| open.0 += added).unwrap();
+            let begun = Instant::now();
+            let (gently, settled) = tokio::join!(fresh.settle_gently(&file), async {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+                fresh.add("test", |open| open.0 += 10).unwrap();
+                fresh.settle(&file).await
+            });
+            gently.and(settled).unwrap();
+            assert_eq!(begun.elapsed().as_millis(), 7);
+            assert!(fresh.is_empty());
+        }
     }
 
     #[test]

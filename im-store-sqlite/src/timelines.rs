@@ -285,9 +285,9 @@ impl Layer for Timelines {
         let mut slices = Slices::new(self.in_order());
         while !slices.is_over() {
             pace.turn().await;
+            let slice = slices.next(pace.slice(), is_near);
             let inner = opened(file, OPERATION)?;
             let mut writer = inner.writer(OPERATION).await?;
-            let slice = slices.next(pace.slice(), is_near);
             let statements = INSERT
                 .transaction(&slice, MOST_ROWS)
                 .map(|(sql, rows)| rows.iter().fold(sqlx::query(AssertSqlSafe(sql)), bind_row));

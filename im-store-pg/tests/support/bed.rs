@@ -45,6 +45,23 @@ pub(crate) struct Bed {
     pub(crate) schema: Schema,
 }
 
+/// How many connections of a name wait for a lock.
+async fn waiting(beside: &PgPool, name: &str) -> i64 {
+    let sql =
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
+    sqlx::query_scalar(sql).bind(name).fetch_one(beside).await.unwrap()
+}
+
+/// Returns when so many do.
+pub(crate) async fn wait(beside: &PgPool, name: &str, count: i64) {
+    let wait = async {
+        while waiting(beside, name).await != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("they wait");
+}
+
 impl Bed {
     pub(crate) async fn open(change: impl FnOnce(PgBuilder) -> PgBuilder) -> Self {
         Self::at(&support::server(), change).await
@@ -91,19 +108,12 @@ impl Bed {
 
     /// How many of the node's connections wait for a lock.
     pub(crate) async fn waiting(&self) -> i64 {
-        let sql =
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'";
-        sqlx::query_scalar(sql).bind(&self.name).fetch_one(&self.beside).await.unwrap()
+        waiting(&self.beside, &self.name).await
     }
 
-    /// Returns when so many do.
+    /// Returns when so many of the node's connections wait for a lock.
     pub(crate) async fn wait(&self, waiting: i64) {
-        let wait = async {
-            while self.waiting().await != waiting {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.expect("they wait");
+        wait(&self.beside, &self.name, waiting).await;
     }
 
     pub(crate) async fn records(&self) -> Vec<(Seq, String)> {

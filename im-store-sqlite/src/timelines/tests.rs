@@ -230,6 +230,11 @@ impl Chats {
     }
 
     /// Moves what is in memory, or begins to: then memory still has what the file has.
+    async fn settle(&self) {
+        let inner = self.sqlite.inner();
+        inner.timelines.settle(&Arc::downgrade(inner)).await.unwrap();
+    }
+
     async fn begin_to_move(&self) {
         let inner = self.sqlite.inner();
         if let Some(layer) = inner.timelines.to_move() {
@@ -268,7 +273,7 @@ async fn everybody_is_told_the_same_wherever_the_newest_places_are() {
             chats.check(&chats.sqlite, &mut random).await;
             match random.random_range(0..4) {
                 0 => chats.begin_to_move().await,
-                1 => chats.sqlite.inner().timelines.settle(chats.sqlite.inner()).await.unwrap(),
+                1 => chats.settle().await,
                 _ => continue,
             }
             chats.check(&chats.sqlite, &mut random).await;
@@ -346,7 +351,7 @@ async fn what_follows_what_a_failed_commit_left_has_the_next_place() {
     assert_eq!((head(&chats, &conversation).await, log_length(&chats.sqlite).await), (3, 3));
     chats.check(&chats.sqlite, &mut StdRng::seed_from_u64(0)).await;
     let inner = chats.sqlite.inner();
-    inner.timelines.settle(inner).await.unwrap();
+    inner.timelines.settle(&Arc::downgrade(inner)).await.unwrap();
     chats.check(&chats.sqlite, &mut StdRng::seed_from_u64(0)).await;
 }
 
@@ -410,7 +415,7 @@ async fn a_place_of_another_message_is_not_taken() {
                    VALUES (?, 1, '', '', 1, 77)";
         sqlx::query(sql).bind(conversation.as_str()).execute(writer.conn()).await.unwrap();
     }
-    let refused = inner.timelines.settle(inner).await.unwrap_err();
+    let refused = inner.timelines.settle(&Arc::downgrade(inner)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
     assert_eq!(placed(inner.writer("test").await.unwrap().conn()).await.unwrap(), 0);
     // What memory has is still served.
