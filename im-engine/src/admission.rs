@@ -1,27 +1,52 @@
 //! Who may send: remembered for at most a second; a refusal is never remembered.
+//!
+//! Who goes on sending is asked about again before that, beside the sends, each at another moment: else all who send would wait
+//! for the store once a second, and together.
 
 use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use im_core::{ConversationId, Membership, UserId};
+use im_core::{ConversationId, Error, ErrorKind, Membership, Outcome, UserId};
 use lru::LruCache;
 use tokio::time::Instant;
 
-use crate::{Refusal, engine::Inner, error::ChatResult};
+use crate::{
+    Refusal,
+    engine::Inner,
+    error::{ChatError, ChatResult},
+};
 
 type Key = (ConversationId, UserId);
 
-/// When a member was asked about, and the other user of a SINGLE conversation.
-type Admitted = (Instant, Option<UserId>);
+/// The part of its time after which an admission is asked about again, at the earliest and at the latest.
+const AGAIN: (f64, f64) = (0.5, 0.8);
 
-/// Members who were admitted a moment ago, with the other user of a SINGLE conversation.
+/// Members who were admitted a moment ago.
 #[derive(Debug)]
 pub(crate) struct Admissions {
     recent: Mutex<LruCache<Key, Admitted>>,
     lifetime: Duration,
+}
+
+#[derive(Debug)]
+struct Admitted {
+    /// When was asked; the answer may be as old as that.
+    asked: Instant,
+    /// The other user of a SINGLE conversation.
+    peer: Option<UserId>,
+    /// When to ask again.
+    again: Instant,
+}
+
+/// What is remembered of a sender.
+struct Recent {
+    peer: Option<UserId>,
+    /// It is time to ask again; told once.
+    is_due: bool,
 }
 
 impl Admissions {
@@ -30,33 +55,75 @@ impl Admissions {
         Self { recent: Mutex::new(LruCache::new(entries)), lifetime: lifetime.min(Duration::from_secs(1)) }
     }
 
-    fn recent(&self, key: &Key) -> Option<Option<UserId>> {
+    fn recent(&self, key: &Key) -> Option<Recent> {
+        let now = Instant::now();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, peer) = recent.get(key)?;
-        (since.elapsed() < self.lifetime).then(|| peer.clone())
+        let Admitted { asked, peer, again } = recent.get_mut(key)?;
+        let end = *asked + self.lifetime;
+        if end <= now {
+            return None;
+        }
+        let is_due = *again <= now;
+        if is_due {
+            *again = end;
+        }
+        Some(Recent { peer: peer.clone(), is_due })
     }
 
     fn remember(&self, key: Key, asked: Instant, peer: Option<UserId>) {
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).put(key, (asked, peer));
+        // Each by its name: those who were asked about together are not the next time.
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&key) as u32;
+        let part = AGAIN.0 + (AGAIN.1 - AGAIN.0) * f64::from(hash) / f64::from(u32::MAX);
+        let again = asked + self.lifetime.mul_f64(part);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.peek(&key).is_none_or(|known| known.asked <= asked) {
+            recent.put(key, Admitted { asked, peer, again });
+        }
+    }
+
+    /// What was asked later says otherwise.
+    fn forget(&self, key: &Key, asked: Instant) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.peek(key).is_some_and(|known| known.asked <= asked) {
+            recent.pop(key);
+        }
     }
 }
 
 impl Inner {
     /// Whether a user may send to a conversation: then the other user, if it is a SINGLE.
     pub(crate) async fn admission(
-        &self,
+        self: &Arc<Self>,
         conversation: &ConversationId,
         user: &UserId,
     ) -> ChatResult<Option<UserId>> {
         let key = (conversation.clone(), user.clone());
-        if let Some(peer) = self.admissions.recent(&key) {
-            return Ok(peer);
+        let Some(Recent { peer, is_due }) = self.admissions.recent(&key) else {
+            return self.admit_anew(key).await;
+        };
+        if is_due {
+            let this = self.clone();
+            // Where it fails, the sends after the admission's end are told.
+            self.spawn(async move { drop(this.admit_anew(key).await) });
         }
-        let asked = Instant::now();
-        let membership = self.current_membership(conversation, user).await?;
-        let peer = peer(&membership, user);
-        self.admissions.remember(key, asked, peer.clone());
         Ok(peer)
+    }
+
+    async fn admit_anew(&self, key: Key) -> ChatResult<Option<UserId>> {
+        let asked = Instant::now();
+        match self.current_membership(&key.0, &key.1).await {
+            Ok(membership) => {
+                let peer = peer(&membership, &key.1);
+                self.admissions.remember(key, asked, peer.clone());
+                Ok(peer)
+            }
+            Err(error) => {
+                if matches!(error, ChatError::Refused(_)) {
+                    self.admissions.forget(&key, asked);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// What a user is in a conversation, also after leaving.
@@ -65,9 +132,18 @@ impl Inner {
         conversation: &ConversationId,
         user: &UserId,
     ) -> ChatResult<Membership> {
-        let wanted = [(conversation.clone(), user.clone())];
         let conversations = &self.parts.store.conversations;
-        if let Some(membership) = conversations.memberships(&wanted, &None).await?.pop().flatten() {
+        let too_many = Refusal::Overloaded(Duration::from_millis(100));
+        let (answer, reader) = self.lookups.enter((conversation.clone(), user.clone())).ok_or(too_many)?;
+        if let Some(reader) = reader {
+            self.spawn(reader.run(conversations.clone()));
+        }
+        let stopped = |_| {
+            let message = "the runtime is shutting down";
+            let error = Error::new(ErrorKind::Unavailable, "engine", "conversations.memberships", message);
+            error.with_outcome(Outcome::NotDone)
+        };
+        if let Some(membership) = answer.await.map_err(stopped)?? {
             return Ok(membership);
         }
         let there = conversations.get(std::slice::from_ref(conversation)).await?.pop().flatten();
@@ -89,4 +165,156 @@ impl Inner {
 pub(crate) fn peer(membership: &Membership, user: &UserId) -> Option<UserId> {
     let (low, high) = membership.conversation.users.clone()?;
     Some(if low == *user { high } else { low })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use im_core::{MockConversationStore, Parts, memory::Memory};
+
+    use super::*;
+    use crate::{Engine, lookups::tests::member};
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// What the store says of everybody.
+    #[derive(Debug, Clone, Copy, Default, PartialEq)]
+    enum Says {
+        #[default]
+        Member,
+        Nobody,
+        Nothing,
+    }
+
+    struct Bed {
+        engine: Engine,
+        /// What it says, and how often it was asked.
+        store: Arc<Mutex<(Says, usize)>>,
+    }
+
+    impl Bed {
+        async fn open() -> Self {
+            let store = Arc::new(Mutex::new((Says::default(), 0)));
+            let told = store.clone();
+            let mut conversations = MockConversationStore::new();
+            conversations.expect_get().returning(|ids| Ok(vec![None; ids.len()]));
+            conversations.expect_memberships().returning(move |wanted, _| {
+                let mut told = told.lock().unwrap();
+                told.1 += wanted.len();
+                match told.0 {
+                    Says::Member => Ok(wanted.iter().map(|(id, _)| Some(member(id))).collect()),
+                    Says::Nobody => Ok(vec![None; wanted.len()]),
+                    Says::Nothing => Err(Error::new(ErrorKind::Unavailable, "mock", "test", "it is away")),
+                }
+            });
+            let mut parts = Parts::from(&Memory::new());
+            parts.store.as_mut().unwrap().conversations = Arc::new(conversations);
+            Self { engine: Engine::builder(parts).start().await.unwrap(), store }
+        }
+
+        fn says(&self, says: Says) {
+            self.store.lock().unwrap().0 = says;
+        }
+
+        fn asked(&self) -> usize {
+            self.store.lock().unwrap().1
+        }
+
+        /// Whether somebody is admitted, and without waiting.
+        async fn admits(&self, name: &str) -> (bool, bool) {
+            let (group, user) = (ConversationId::group("g").unwrap(), UserId::new(name).unwrap());
+            let mut admission = Box::pin(self.engine.inner().admission(&group, &user));
+            let at_once = (&mut admission).now_or_never();
+            let waited = at_once.is_none();
+            let admitted = match at_once {
+                Some(admitted) => admitted,
+                None => admission.await,
+            };
+            (admitted.is_ok(), !waited)
+        }
+    }
+
+    /// Lets what was begun beside come to its end: nothing of it waits for a time.
+    async fn settle() {
+        tokio::time::sleep(MILLI).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_on_sending_waits_once_and_who_comes_back_is_asked_about() {
+        let bed = Bed::open().await;
+        assert_eq!(bed.admits("alice").await, (true, false));
+        for _ in 0..100 {
+            tokio::time::sleep(90 * MILLI).await;
+            assert_eq!(bed.admits("alice").await, (true, true));
+        }
+        // In nine seconds: once in half a second at most, and before each second's end.
+        assert!((10..=19).contains(&bed.asked()), "{}", bed.asked());
+        let asked = bed.asked();
+        tokio::time::sleep(1000 * MILLI).await;
+        assert_eq!(bed.admits("alice").await, (true, false));
+        assert_eq!(bed.asked(), asked + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_no_member_any_more_sends_for_a_second_at_most_and_is_asked_about_each_time_then() {
+        let bed = Bed::open().await;
+        let begun = Instant::now();
+        assert!(bed.admits("alice").await.0);
+        bed.says(Says::Nobody);
+        while bed.admits("alice").await.0 {
+            settle().await;
+        }
+        let took = begun.elapsed();
+        assert!((500 * MILLI..=800 * MILLI + 2 * MILLI).contains(&took), "{took:?}");
+        let asked = bed.asked();
+        assert_eq!(bed.admits("alice").await, (false, false));
+        assert_eq!(bed.asked(), asked + 1);
+        bed.says(Says::Member);
+        assert_eq!(bed.admits("alice").await, (true, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_store_is_away_an_admission_ends_in_its_time() {
+        let bed = Bed::open().await;
+        let begun = Instant::now();
+        assert!(bed.admits("alice").await.0);
+        bed.says(Says::Nothing);
+        while bed.admits("alice").await.0 {
+            settle().await;
+        }
+        assert_eq!(begun.elapsed(), 1000 * MILLI);
+        assert_eq!(bed.asked(), 3, "once more before its end, and then by the one who was refused");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_came_together_are_asked_about_one_after_the_other_later() {
+        let bed = Bed::open().await;
+        let names: Vec<String> = (0..100).map(|number| format!("user-{number}")).collect();
+        let (mut asked, mut most) = (0, 0);
+        for _ in 0..40 {
+            for name in &names {
+                assert!(bed.admits(name).await.0);
+            }
+            settle().await;
+            let before = std::mem::replace(&mut asked, bed.asked());
+            most = if before == 0 { 0 } else { most.max(asked - before) };
+            tokio::time::sleep(24 * MILLI).await;
+        }
+        assert!((1..=30).contains(&most), "{most}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_asked_for_earlier_does_not_count_against_a_later_one() {
+        let admissions = Admissions::new(10, Duration::from_secs(1));
+        let key = (ConversationId::group("g").unwrap(), UserId::new("alice").unwrap());
+        let earlier = Instant::now();
+        tokio::time::sleep(600 * MILLI).await;
+        admissions.remember(key.clone(), Instant::now(), None);
+        admissions.remember(key.clone(), earlier, Some(UserId::new("bob").unwrap()));
+        admissions.forget(&key, earlier);
+        tokio::time::sleep(450 * MILLI).await;
+        assert_eq!(admissions.recent(&key).unwrap().peer, None);
+        admissions.forget(&key, Instant::now());
+        assert!(admissions.recent(&key).is_none());
+    }
 }

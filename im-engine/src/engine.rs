@@ -25,6 +25,7 @@ use crate::{
     error::ChatResult,
     fanout::FanOut,
     hub::Hub,
+    lookups::Lookups,
     marks,
     persist::Persist,
     progress::Progress,
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) dedupe_window: Option<Duration>,
     pub(crate) numbering: Arc<Numbering>,
     pub(crate) admissions: Admissions,
+    pub(crate) lookups: Arc<Lookups>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) signaller: Signaller,
     pub(crate) hub: Hub,
@@ -87,6 +89,13 @@ pub(crate) struct Inner {
 struct Intake {
     commit: Arc<Commit>,
     marks: marks::Queue,
+}
+
+#[cfg(test)]
+impl Engine {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
 }
 
 impl Inner {
@@ -123,6 +132,7 @@ impl Inner {
         let inner = Arc::new(Self {
             signaller: signaller(&parts, &builder.config),
             admissions: Admissions::new(builder.config.cache_entries, builder.config.admission),
+            lookups: Arc::default(),
             progress: Arc::new(Progress::new()),
             hub: Hub::default(),
             stop: CancellationToken::new(),

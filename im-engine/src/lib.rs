@@ -25,6 +25,7 @@ mod groups;
 mod housekeeping;
 mod hub;
 mod ids;
+mod lookups;
 mod marks;
 mod members;
 mod outbox;

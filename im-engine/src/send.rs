@@ -127,7 +127,7 @@ impl Inner {
         Ok(Ack { conversation, seq: receipt.mark.seq, created_at: receipt.created_at, duplicate, level })
     }
 
-    async fn admit(&self, message: &NewMessage) -> ChatResult<Admitted> {
+    async fn admit(self: &Arc<Self>, message: &NewMessage) -> ChatResult<Admitted> {
         self.validate(message)?;
         let append = self.append_of(message);
         match self.may_send(message).await {
@@ -168,7 +168,7 @@ impl Inner {
     }
 
     /// Membership, then policy; the other user of a SINGLE conversation.
-    async fn may_send(&self, message: &NewMessage) -> ChatResult<Option<UserId>> {
+    async fn may_send(self: &Arc<Self>, message: &NewMessage) -> ChatResult<Option<UserId>> {
         let peer = self.admission(&message.conversation, &message.sender).await?;
         let request = PolicyRequest::Send {
             user: message.sender.clone(),

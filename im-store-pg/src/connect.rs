@@ -14,7 +14,6 @@ use crate::{
     config::Source,
     ear::Ear,
     error::{BACKEND, failed, invalid},
-    gather::Gather,
     outbox::{Floor, PassedOver},
     pool::{self, Pool, Signs},
     report, schema,
@@ -46,7 +45,6 @@ pub(crate) struct Inner {
     pub(crate) presence_ttl: Duration,
     /// What the data in the schema are called.
     pub(crate) name: String,
-    pub(crate) gather: Arc<Gather>,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
     /// What a commit survives.
@@ -141,7 +139,6 @@ impl PgBackend {
             spans: Spans::new(config.expiry),
             presence_ttl: config.presence_ttl,
             name,
-            gather: Arc::default(),
             wake: Wake::new(partitions),
             ear,
             durability: report.durability,

@@ -12,7 +12,7 @@ use crate::{
     PgStore,
     connect::{Inner, detached, now},
     error::{failed, invalid},
-    gather, members,
+    members,
     memberships::{self, conversation_columns, kind_name},
     messages::index,
     pool::Conn,
@@ -228,10 +228,7 @@ impl ConversationStore for PgStore {
         device: &Option<DeviceId>,
     ) -> Result<Vec<Option<Membership>>> {
         let operation = "conversations.memberships";
-        if let ([one], None) = (wanted, device) {
-            return Ok(vec![gather::one(&self.0, one.clone(), operation).await?]);
-        }
-        memberships::read(&self.0, wanted, device.as_ref(), operation).await?.into_iter().collect()
+        memberships::read(&self.0, wanted, device.as_ref(), operation).await
     }
 
     async fn members(

@@ -105,7 +105,6 @@ mod devices;
 mod ear;
 mod error;
 mod expire;
-mod gather;
 mod inbox;
 mod leases;
 mod log;

@@ -123,16 +123,16 @@ pub(crate) async fn get(
     operation: &'static str,
 ) -> Result<Vec<Option<Membership>>> {
     let rows = query(inner, wanted, device).fetch_all(conn).await.map_err(failed(operation))?;
-    put_together(&rows, wanted.len(), operation)?.into_iter().collect()
+    put_together(&rows, wanted.len(), operation)
 }
 
-/// The same by whatever connection; what cannot be read of one hides no other.
+/// The same by whatever connection.
 pub(crate) async fn read(
     inner: &Inner,
     wanted: &[(ConversationId, UserId)],
     device: Option<&DeviceId>,
     operation: &'static str,
-) -> Result<Vec<Result<Option<Membership>>>> {
+) -> Result<Vec<Option<Membership>>> {
     let rows = inner.pool.read(query(inner, wanted, device)).await.map_err(failed(operation))?;
     put_together(&rows, wanted.len(), operation)
 }
@@ -158,20 +158,11 @@ fn query(
 }
 
 /// The memberships of rows, each before its index, in their places.
-fn put_together(
-    rows: &[PgRow],
-    count: usize,
-    operation: &'static str,
-) -> Result<Vec<Result<Option<Membership>>>> {
-    let mut memberships: Vec<_> = (0..count).map(|_| Ok(None)).collect();
+fn put_together(rows: &[PgRow], count: usize, operation: &'static str) -> Result<Vec<Option<Membership>>> {
+    let mut memberships = vec![None; count];
     for row in rows {
         let columns = Columns::new(row, 0, operation);
-        let place = &mut memberships[index(columns, MEMBERSHIP)?];
-        if let Ok(membership) = place
-            && let Err(error) = add(membership, columns)
-        {
-            *place = Err(error);
-        }
+        add(&mut memberships[index(columns, MEMBERSHIP)?], columns)?;
     }
     Ok(memberships)
 }
