@@ -22,7 +22,7 @@ const ENOUGH: usize = 256 * 1024;
 const MOST: usize = 2 * ENOUGH;
 /// How long it waits for that.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long rows wait for others at most, and how long a layer's move takes while there is time.
+/// How long rows wait for others at most, and how long the move of [`ENOUGH`] takes, or of less, while there is time.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How soon what could not be moved is tried again: before those who wait for room give up.
 const RETRY: Duration = Duration::from_secs(1);
@@ -192,10 +192,12 @@ impl Pace {
     /// Waits until more is to be moved.
     pub(crate) async fn turn(&mut self) {
         let moved = self.moved();
+        // What a load beyond what is kept pace with has left takes longer than others.
+        let layers = share(self.rows, ENOUGH).max(1.0);
         tokio::select! {
             _ = self.hurry.wait_for(|waiting| *waiting > 0) => {}
             _ = self.grown.wait_for(|rows| share(*rows, ENOUGH) >= moved) => {}
-            () = tokio::time::sleep_until(self.began + INTERVAL.mul_f64(moved)) => {}
+            () = tokio::time::sleep_until(self.began + INTERVAL.mul_f64(moved * layers)) => {}
         }
     }
 
@@ -320,6 +322,9 @@ mod tests {
             drop(hurry);
         };
         assert_eq!(tokio::join!(turn(&mut other), hurry).0, 7);
+        let mut double = fresh.pace(2 * ENOUGH);
+        double.add(ENOUGH);
+        assert_eq!(turn(&mut double).await, INTERVAL.as_millis());
         assert_eq!(*fresh.hurry.borrow(), 0);
     }
 
