@@ -14,7 +14,12 @@ use im_core::{ConversationId, Error, ErrorKind, Membership, Outcome, UserId};
 use lru::LruCache;
 use tokio::time::Instant;
 
-use crate::{Refusal, engine::Inner, error::ChatResult};
+use crate::{
+    Refusal,
+    engine::Inner,
+    error::ChatResult,
+    lookups::{MOST, MOST_WAITING},
+};
 
 type Key = (ConversationId, UserId);
 
@@ -22,8 +27,6 @@ type Key = (ConversationId, UserId);
 const AGAIN: (f64, f64) = (0.5, 0.8);
 /// For that part of its time it waits for others then: many are few reads of the store.
 const GATHER: f64 = 0.05;
-/// How many are asked about again in one read.
-const AT_ONCE: usize = 500;
 
 /// Members who were admitted a moment ago.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Admissions {
     recent: Mutex<LruCache<Key, Admitted>>,
     /// Who is to be asked about again; somebody is about to do it while there are any.
     due: Mutex<Vec<Key>>,
+    /// Held by the one who asks again.
+    asking: tokio::sync::Mutex<()>,
     lifetime: Duration,
 }
 
@@ -55,7 +60,8 @@ impl Admissions {
     pub(crate) fn new(entries: usize, lifetime: Duration) -> Self {
         let entries = NonZeroUsize::new(entries).unwrap_or(NonZeroUsize::MIN);
         let lifetime = lifetime.min(Duration::from_secs(1));
-        Self { recent: Mutex::new(LruCache::new(entries)), due: Mutex::default(), lifetime }
+        let recent = Mutex::new(LruCache::new(entries));
+        Self { recent, due: Mutex::default(), asking: tokio::sync::Mutex::default(), lifetime }
     }
 
     fn recent(&self, key: &Key) -> Option<Recent> {
@@ -79,9 +85,12 @@ impl Admissions {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds to those who are due; whether there was none.
+    /// Adds to those who are due, while they are not too many; whether there was none.
     fn is_first_due(&self, key: &Key) -> bool {
         let mut due = self.due();
+        if due.len() >= MOST_WAITING {
+            return false;
+        }
         due.push(key.clone());
         due.len() == 1
     }
@@ -116,7 +125,7 @@ impl Inner {
         let key = (conversation.clone(), user.clone());
         if let Some(Recent { peer, is_first_due }) = self.admissions.recent(&key) {
             if is_first_due {
-                self.spawn(self.clone().ask_again());
+                self.spawn_until_stop(self.clone().ask_again());
             }
             return Ok(peer);
         }
@@ -130,8 +139,10 @@ impl Inner {
     /// Asks about all who are due. Where that fails their admissions end in their time, and the sends after that are told.
     async fn ask_again(self: Arc<Self>) {
         tokio::time::sleep(self.admissions.lifetime.mul_f64(GATHER)).await;
+        // However slow the store is, its connections are for others.
+        let _one_at_a_time = self.admissions.asking.lock().await;
         let due = std::mem::take(&mut *self.admissions.due());
-        for keys in due.chunks(AT_ONCE) {
+        for keys in due.chunks(MOST) {
             let asked = Instant::now();
             let Ok(found) = self.parts.store.conversations.memberships(keys, &None).await else { continue };
             for (key, membership) in keys.iter().zip(found) {
@@ -346,6 +357,30 @@ mod tests {
         assert!((1..=30).contains(&most), "{most}");
         // In 0.3 s, gathered for 0.05 s each time.
         assert!((5..=7).contains(&(bed.reads() - reads)), "{}", bed.reads() - reads);
+    }
+
+    /// The store of the mock answers at once: what is slow is who was there before.
+    #[tokio::test(start_paused = true)]
+    async fn of_a_slow_store_one_asks_at_a_time_about_all_who_came_meanwhile_and_not_about_too_many() {
+        let bed = Bed::open().await;
+        let admissions = &bed.engine.inner().admissions;
+        for name in ["alice", "bob"] {
+            assert!(bed.admits(name).await.0);
+        }
+        let asking = admissions.asking.lock().await;
+        tokio::time::sleep(500 * MILLI).await;
+        for _ in 0..45 {
+            tokio::time::sleep(10 * MILLI).await;
+            assert!(bed.admits("alice").await.1 && bed.admits("bob").await.1);
+        }
+        assert_eq!((bed.reads(), admissions.due().len()), (2, 2));
+        drop(asking);
+        settle().await;
+        assert_eq!((bed.reads(), bed.asked(), admissions.due().len()), (3, 4, 0));
+
+        let key = (ConversationId::group("g").unwrap(), UserId::new("carol").unwrap());
+        assert_eq!((0..2 * MOST_WAITING).filter(|_| admissions.is_first_due(&key)).count(), 1);
+        assert_eq!(admissions.due().len(), MOST_WAITING);
     }
 
     #[tokio::test(start_paused = true)]

@@ -369,7 +369,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Refusal::NotMember`], [`Refusal::UnknownConversation`], [`Refusal::Behind`] when the store has not applied the range
-    /// yet, or a failure.
+    /// yet, [`Refusal::Overloaded`], or a failure.
     pub async fn history(
         &self,
         user: &UserId,
@@ -395,7 +395,7 @@ impl Engine {
     /// A page of a conversation's members after a user id; for members only.
     ///
     /// # Errors
-    /// [`Refusal::NotMember`], [`Refusal::UnknownConversation`], or a failure.
+    /// [`Refusal::NotMember`], [`Refusal::UnknownConversation`], [`Refusal::Overloaded`], or a failure.
     pub async fn members(
         &self,
         user: &UserId,

@@ -9,7 +9,7 @@ use im_core::{ConversationId, ConversationStore, Membership, Result, UserId};
 use tokio::sync::oneshot;
 
 /// How many look-ups a read takes at most.
-const MOST: usize = 500;
+pub(crate) const MOST: usize = 500;
 /// How many look-ups wait at most. Whoever comes when there are more is refused.
 pub(crate) const MOST_WAITING: usize = 10_000;
 /// How many reads are under way at once.
