@@ -56,6 +56,9 @@ pub struct Sqlite {
 /// The open file.
 #[derive(Debug)]
 pub(crate) struct Inner {
+    /// The file itself, to sync it beside SQLite; none after the end. Whoever closes it takes from the process all locks on the
+    /// file, SQLite's too (that is how POSIX has it), so nobody may have it open anew by then: it goes before the writer's lock.
+    file: RwLock<Option<File>>,
     writer: tokio::sync::Mutex<Option<Writer>>,
     /// Where everything runs that writes.
     pub(crate) thread: WriterThread,
@@ -164,6 +167,7 @@ impl Sqlite {
         self.inner.readers.close().await;
         // The last connection moves the write-ahead log into the file and removes it.
         let closed = conn.close().await.map_err(failed("close"));
+        self.inner.file.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(lock);
         settled.and(placed).and(closed)
     }
@@ -222,7 +226,10 @@ impl Inner {
         writer.catch_up(OPERATION).await?;
         let commits = writer.commits.subscribe();
         let (tail, timelines, end) = (writer.tail.clone(), writer.timelines.clone(), writer.end.clone());
+        let file = File::options().read(true).write(true).open(&path);
+        let file = file.map_err(|error| io_failed(OPERATION, error))?;
         let inner = Arc::new(Self {
+            file: RwLock::new(Some(file)),
             writer: tokio::sync::Mutex::new(Some(writer)),
             thread: WriterThread::start().map_err(|error| io_failed(OPERATION, error))?,
             readers,
@@ -258,6 +265,12 @@ impl Inner {
         // Before anybody numbers or places anything.
         writer.catch_up(operation).await?;
         Ok(writer)
+    }
+
+    /// Waits, on this thread, until the disk has what was written to the file.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map_or(Ok(()), File::sync_data)
     }
 
     /// Connections to read with.

@@ -74,8 +74,11 @@ pub(crate) fn is_taken(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(DatabaseError::is_unique_violation)
 }
 
-/// Whether the file could not be synced (`SQLITE_IOERR_FSYNC`).
+/// Whether the file could not be synced, by SQLite (`SQLITE_IOERR_FSYNC`) or beside it.
 fn is_failed_sync(error: &sqlx::Error) -> bool {
+    if matches!(error, sqlx::Error::Io(_)) {
+        return true;
+    }
     error.as_database_error().is_some_and(|error| error.code().is_some_and(|code| code == "1034"))
 }
 
@@ -328,12 +331,15 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_written_any_more_after_a_sync_has_failed() {
-        let folder = tempfile::tempdir().unwrap();
-        let sqlite = Sqlite::open(folder.path().join("chat.db")).await.unwrap();
-        let fails = |code| sqlx::Error::Database(Box::new(Code(code)));
-        sqlite.inner().writer("test").await.unwrap().noted("test", fails("10"));
-        sqlite.inner().writer("test").await.unwrap().noted("test", fails("1034"));
-        let refused = sqlite.inner().writer("test").await.err().unwrap();
-        assert!(refused.to_string().contains("the disk"), "{refused}");
+        let code = |code| sqlx::Error::Database(Box::new(Code(code)));
+        let beside = sqlx::Error::Io(std::io::Error::other("as it is meant to"));
+        for failed_sync in [code("1034"), beside] {
+            let folder = tempfile::tempdir().unwrap();
+            let sqlite = Sqlite::open(folder.path().join("chat.db")).await.unwrap();
+            sqlite.inner().writer("test").await.unwrap().noted("test", code("10"));
+            sqlite.inner().writer("test").await.unwrap().noted("test", failed_sync);
+            let refused = sqlite.inner().writer("test").await.err().unwrap();
+            assert!(refused.to_string().contains("the disk"), "{refused}");
+        }
     }
 }

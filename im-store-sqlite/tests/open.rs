@@ -96,6 +96,29 @@ async fn a_file_that_is_open_is_in_use() {
     folder.open().await.unwrap();
 }
 
+/// What a process closes of a file takes all its locks on that file with it. Another program that finds none, such as SQLite's
+/// shell, takes itself for the last one and removes the write-ahead log.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_handle_of_before_takes_no_locks_from_a_file_that_is_open_again() {
+    use std::os::unix::fs::MetadataExt;
+
+    let folder = Folder::new();
+    let before = folder.open().await.unwrap();
+    before.close().await.unwrap();
+    let sqlite = folder.open().await.unwrap();
+    append(&sqlite, 1, 10).await.unwrap();
+    let locks = || {
+        let inode = format!(":{} ", folder.path().metadata().unwrap().ino());
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().filter(|lock| lock.contains("POSIX") && lock.contains(&inode)).count()
+    };
+    assert_ne!(locks(), 0);
+    drop(before);
+    assert_ne!(locks(), 0);
+    assert_eq!(seqs(&sqlite).await, [1]);
+}
+
 #[tokio::test]
 async fn a_closed_file_is_one_whole_file() {
     let folder = Folder::filled(10).await;
