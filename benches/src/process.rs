@@ -1,5 +1,7 @@
 //! What the operating system knows and allows.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::Outcome;
 
 /// The memory that this process holds now, in KiB (`VmRSS`).
@@ -7,6 +9,40 @@ pub(crate) fn rss_kb() -> Outcome<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
+/// The processor time of the whole machine, in ticks since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Ticks {
+    all: u64,
+    /// What the processors would have worked, but their host gave to other machines.
+    stolen: u64,
+}
+
+impl Ticks {
+    /// Of `/proc/stat`, whose first line is: cpu, user, nice, system, idle, iowait, irq, softirq, steal …
+    fn read(stat: &str) -> Option<Self> {
+        let mut times = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+        let before: Vec<u64> = times.by_ref().take(7).map_while(|time| time.parse().ok()).collect();
+        let stolen = times.next()?.parse().ok()?;
+        Some(Self { all: before.iter().sum::<u64>() + stolen, stolen })
+    }
+
+    /// The share that was stolen since an earlier time.
+    fn share_since(self, earlier: Self) -> f64 {
+        let all = self.all.saturating_sub(earlier.all).max(1);
+        self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64
+    }
+}
+
+static LAST: Mutex<Option<Ticks>> = Mutex::new(None);
+
+/// The share of the machine's processor time that others were given since the last call; none at the first one, and where the
+/// system does not tell.
+pub(crate) fn steal() -> Option<f64> {
+    let now = Ticks::read(&std::fs::read_to_string("/proc/stat").ok()?)?;
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).replace(now)?;
+    Some(now.share_since(last))
 }
 
 /// Raises the limit of open files as far as it goes; fails where `sockets` do not fit under it.
@@ -19,4 +55,18 @@ pub(crate) fn allow_sockets(sockets: usize) -> Outcome {
         return Err(format!("{wanted} open files are needed, {limit} allowed: see --connections").into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stolen_is_a_share_of_all_ticks() {
+        let before = Ticks::read("cpu  10 0 5 80 3 1 1 0 7 0\ncpu0 1 2 3").unwrap();
+        assert_eq!(before, Ticks { all: 100, stolen: 0 });
+        let after = Ticks::read("cpu  60 0 5 100 3 1 1 30 57 0\n").unwrap();
+        assert!((after.share_since(before) - 0.3).abs() < 1e-9);
+        assert_eq!(Ticks::read("cpu  60 0 5"), None);
+    }
 }

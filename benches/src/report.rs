@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{args::Plan, stats::Latencies};
+use crate::{args::Plan, process::steal, stats::Latencies};
 
 /// One measured case.
 #[derive(Debug, Serialize)]
@@ -23,6 +23,9 @@ pub(crate) struct Line {
     pub(crate) p99_ms: Option<f64>,
     pub(crate) p999_ms: Option<f64>,
     pub(crate) rss_kb: u64,
+    /// The share of the machine's processor time that others were given since the line before: latencies tell nothing where it is
+    /// much.
+    pub(crate) steal: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rss_kb_per_connection: Option<f64>,
     /// Other figures of the case, by name.
@@ -45,6 +48,7 @@ impl Line {
             p99_ms: None,
             p999_ms: None,
             rss_kb: 0,
+            steal: None,
             rss_kb_per_connection: None,
             more: serde_json::Map::new(),
         }
@@ -81,8 +85,9 @@ impl Line {
     }
 
     /// Prints the line now, as JSON or as a row of a table.
-    pub(crate) fn print(&self, plan: &Plan) {
-        match serde_json::to_string(self) {
+    pub(crate) fn print(mut self, plan: &Plan) {
+        self.steal = steal();
+        match serde_json::to_string(&self) {
             Ok(json) if plan.json => println!("{json}"),
             _ => println!("{}", self.row()),
         }
@@ -95,7 +100,7 @@ impl Line {
         let ratio = self.ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
         let more: String = self.more.iter().map(|(name, value)| format!("  {name} {value}")).collect();
         format!(
-            "{:<8} {:<16} {:<7} {:>4}  {:>11} {:>11} {:<18} {:>5}  {:>8} {:>8} {:>8}  {:>8} KB{}",
+            "{:<8} {:<16} {:<7} {:>4}  {:>11} {:>11} {:<18} {:>5}  {:>8} {:>8} {:>8}  {:>8} KB {:>5}{}",
             self.work,
             self.case,
             self.backend,
@@ -108,6 +113,7 @@ impl Line {
             ms(self.p99_ms),
             ms(self.p999_ms),
             self.rss_kb,
+            self.steal.map_or("-".into(), |share| format!("{share:.2}")),
             more
         )
     }
@@ -119,9 +125,11 @@ fn digits(figure: f64) -> usize {
 
 /// Prints the head of the table.
 pub(crate) fn head(plan: &Plan) {
+    // The first line's share counts from here.
+    steal();
     if !plan.json {
         println!(
-            "{:<8} {:<16} {:<7} {:>4}  {:>11} {:>11} {:<18} {:>5}  {:>8} {:>8} {:>8}  {:>11}",
+            "{:<8} {:<16} {:<7} {:>4}  {:>11} {:>11} {:<18} {:>5}  {:>8} {:>8} {:>8}  {:>11} {:>5}",
             "work",
             "case",
             "backend",
@@ -133,7 +141,8 @@ pub(crate) fn head(plan: &Plan) {
             "p50 ms",
             "p99 ms",
             "p99.9",
-            "rss"
+            "rss",
+            "steal"
         );
     }
 }

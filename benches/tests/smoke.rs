@@ -20,6 +20,9 @@ fn check(line: &Value, work: &str, backend: &str) -> bool {
     for name in ["rate", "limit", "ratio", "p50_ms", "p99_ms", "load", "case", "unit", "p999_ms"] {
         assert!(line.get(name).is_some(), "{name} is missing in {line}");
     }
+    if cfg!(target_os = "linux") {
+        assert!(line["steal"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{line}");
+    }
     let positive = |name: &str| line[name].as_f64().is_some_and(|figure| figure > 0.0);
     if work == "idle" {
         assert!(
