@@ -166,7 +166,8 @@ impl Inner {
         let too_many = Refusal::Overloaded(Duration::from_millis(100));
         let (answer, reader) = self.lookups.enter((conversation.clone(), user.clone())).ok_or(too_many)?;
         if let Some(reader) = reader {
-            self.spawn(reader.run(conversations.clone()));
+            // Whoever asks is answered after the end too, and the end waits for none of them.
+            self.runtime.spawn(reader.run(conversations.clone()));
         }
         let stopped = |_| {
             let message = "the runtime is shutting down";

@@ -80,7 +80,7 @@ pub(crate) struct Inner {
     /// Workers, housekeeping, what sessions leave to be done.
     tasks: TaskTracker,
     /// Where the engine was started. Sessions may be dropped anywhere.
-    runtime: Handle,
+    pub(crate) runtime: Handle,
     info: EngineInfo,
 }
 

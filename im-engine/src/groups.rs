@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use im_core::{
     Append, ClientMsgId, ContentHash, ContentType, Conversation, ConversationId, GroupInfo, MembersChange,
-    NewConversation, PolicyRequest, RecordKind, Role, SendKey, Seq, UserId,
+    NewConversation, Outcome, PolicyRequest, RecordKind, Role, SendKey, Seq, UserId,
 };
 
 use crate::{
@@ -103,7 +103,9 @@ impl Inner {
                 Ok(membership.intervals.first().is_some_and(|first| first.joined.seq == ack.seq))
             }
             Err(ChatError::Refused(Refusal::UnknownConversation | Refusal::NotMember)) => Ok(false),
-            Err(error) => Err(error),
+            // The record is there.
+            Err(ChatError::Refused(refusal)) => Err(unknown("log.append", &refusal.to_string()).into()),
+            Err(ChatError::Failed(error)) => Err(error.with_outcome(Outcome::Unknown).into()),
         }
     }
 
@@ -115,7 +117,10 @@ impl Inner {
         id: &ConversationId,
         client_msg_id: &ClientMsgId,
     ) -> ChatResult<()> {
-        let Err(ChatError::Refused(refusal)) = allowed else { return allowed };
+        let refusal = match allowed {
+            Err(ChatError::Refused(refusal)) if !matches!(refusal, Refusal::Overloaded(_)) => refusal,
+            other => return other,
+        };
         let key =
             SendKey { conversation: id.clone(), sender: user.clone(), client_msg_id: client_msg_id.clone() };
         if self.find(&key).await?.is_some() { Ok(()) } else { Err(refusal.into()) }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use im_core::{ConversationId, ConversationStore, Membership, Result, UserId};
+use im_core::{ConversationId, ConversationStore, Error, ErrorKind, Membership, Result, UserId};
 use tokio::sync::oneshot;
 
 /// How many look-ups a read takes at most.
@@ -107,13 +107,18 @@ impl Drop for Reader {
     }
 }
 
+/// Whether it is a row that could not be read, and not the store.
+fn is_of_a_row(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid)
+}
+
 /// Answers each; what cannot be read of one hides no other.
 async fn read(store: &dyn ConversationStore, asked: Vec<Asked>) {
     let mut parts = vec![asked];
     while let Some(mut asked) = parts.pop() {
         let wanted: Vec<_> = asked.iter().map(|asked| asked.wanted.clone()).collect();
         let found = match store.memberships(&wanted, &None).await {
-            Err(error) if asked.len() > 1 && !error.is_transient() => {
+            Err(error) if asked.len() > 1 && is_of_a_row(&error) => {
                 let half = asked.split_off(asked.len() / 2);
                 parts.extend([half, asked]);
                 continue;
@@ -212,7 +217,9 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_read_hides_no_other_and_nobody_waits_for_a_store_that_is_away() {
-        for (kind, most) in [(ErrorKind::Corrupt, 2 * 9 + 1), (ErrorKind::Unavailable, 1)] {
+        for (kind, most) in
+            [(ErrorKind::Corrupt, 2 * 9 + 1), (ErrorKind::Unavailable, 1), (ErrorKind::Denied, 1)]
+        {
             let odd = |wanted: &[(_, UserId)]| wanted.iter().any(|(_, of)| *of == user(7));
             let (lookups, (store, reads)) =
                 (Arc::default(), store(move |wanted| odd(wanted).then_some(kind)));
@@ -221,7 +228,7 @@ pub(crate) mod tests {
             assert!(reads.load(Ordering::Relaxed) <= most, "{reads:?}");
             for (number, answer) in answers.into_iter().enumerate() {
                 let failed = answer.await.unwrap().err().map(|error| error.kind());
-                assert_eq!(failed, (number == 7 || kind == ErrorKind::Unavailable).then_some(kind));
+                assert_eq!(failed, (number == 7 || kind != ErrorKind::Corrupt).then_some(kind));
             }
         }
     }

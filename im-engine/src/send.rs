@@ -132,6 +132,8 @@ impl Inner {
         let append = self.append_of(message);
         match self.may_send(message).await {
             Ok(send_to) => self.fresh_or_known(Append { send_to, ..append }).await,
+            // A look-up would be one more of what there is too much of.
+            Err(ChatError::Refused(refusal @ Refusal::Overloaded(_))) => Err(refusal.into()),
             // A retry gets its ack also after the sender left: a refusal is looked up first.
             Err(ChatError::Refused(refusal)) => match self.find(&append.key()).await? {
                 Some(found) => known(&append, found),

@@ -25,6 +25,7 @@ use crate::{
     SqliteBuilder, SqliteInbox, SqliteLog, SqliteStore,
     checkpoints::{self, Of},
     deliver::Standing,
+    disk::Disk,
     entries::Entries,
     epochs::Epochs,
     error::{BACKEND, failed, io_failed},
@@ -56,9 +57,6 @@ pub struct Sqlite {
 /// The open file.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    /// The file itself, to sync it beside SQLite; none after the end. Whoever closes it takes from the process all locks on the
-    /// file, SQLite's too (that is how POSIX has it), so nobody may have it open anew by then: it goes before the writer's lock.
-    file: RwLock<Option<File>>,
     writer: tokio::sync::Mutex<Option<Writer>>,
     /// Where everything runs that writes.
     pub(crate) thread: WriterThread,
@@ -167,7 +165,6 @@ impl Sqlite {
         self.inner.readers.close().await;
         // The last connection moves the write-ahead log into the file and removes it.
         let closed = conn.close().await.map_err(failed("close"));
-        self.inner.file.write().unwrap_or_else(PoisonError::into_inner).take();
         drop(lock);
         settled.and(placed).and(closed)
     }
@@ -226,10 +223,8 @@ impl Inner {
         writer.catch_up(OPERATION).await?;
         let commits = writer.commits.subscribe();
         let (tail, timelines, end) = (writer.tail.clone(), writer.timelines.clone(), writer.end.clone());
-        let file = File::options().read(true).write(true).open(&path);
-        let file = file.map_err(|error| io_failed(OPERATION, error))?;
+        let disk = Disk::open(&path).map_err(|error| io_failed(OPERATION, error))?;
         let inner = Arc::new(Self {
-            file: RwLock::new(Some(file)),
             writer: tokio::sync::Mutex::new(Some(writer)),
             thread: WriterThread::start().map_err(|error| io_failed(OPERATION, error))?,
             readers,
@@ -249,7 +244,7 @@ impl Inner {
             undelivered: delivered.filter(|at| number(at.position.offset) < own_end).map(|_| own_end),
             checkpointer: Mutex::default(),
         });
-        let task = inner.thread.spawn(wal::run(checkpointer, Arc::downgrade(&inner), commits));
+        let task = inner.thread.spawn(wal::run(checkpointer, disk, Arc::downgrade(&inner), commits));
         inner.thread.spawn(fresh::run(inner.entries.clone(), Arc::downgrade(&inner)));
         inner.thread.spawn(fresh::run(inner.timelines.clone(), Arc::downgrade(&inner)));
         *inner.checkpointer.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
@@ -267,10 +262,11 @@ impl Inner {
         Ok(writer)
     }
 
-    /// Waits, on this thread, until the disk has what was written to the file.
-    pub(crate) fn sync(&self) -> std::io::Result<()> {
-        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        file.as_ref().map_or(Ok(()), File::sync_data)
+    /// Takes note of why the file could not be written beside the writer.
+    pub(crate) async fn note(&self, operation: &'static str, error: sqlx::Error) {
+        if let Some(writer) = self.writer.lock().await.as_mut() {
+            writer.noted(operation, error);
+        }
     }
 
     /// Connections to read with.

@@ -16,8 +16,8 @@
 //! | | |
 //! |---|---|
 //! | An acked message, a read mark, a setting | survives a crash of the operating system and a power failure (`synchronous=FULL`), unless [switched off](SqliteBuilder::survives_power_failure) |
-//! | A delivery | is in memory for up to fifteen seconds (twenty-five behind a load beyond what it keeps pace with), then in the file; what the death of the process or of the system takes is delivered again at the same place, because an entry's place is that of its message in the log. A pull with the cursor of such an entry waits for that, up to 5 s |
-//! | A message's place in its conversation, and its sender's read mark | is in memory for up to fifteen seconds (twenty-five behind a load beyond what it keeps pace with), then in the file; what the death of the process takes is made again from `messages` at the next opening |
+//! | A delivery | is in memory for up to fifteen seconds (forty-five behind a load beyond what it keeps pace with), then in the file; what the death of the process or of the system takes is delivered again at the same place, because an entry's place is that of its message in the log. A pull with the cursor of such an entry waits for that, up to 5 s |
+//! | A message's place in its conversation, and its sender's read mark | is in memory for up to fifteen seconds (forty-five behind a load beyond what it keeps pace with), then in the file; what the death of the process takes is made again from `messages` at the next opening |
 //! | A retry of a send | is known at any age |
 //! | One record | is written once: log and store are the same table |
 //! | Full disk, damaged file, second process, file of a newer version | a typed error, and nothing half written |
@@ -73,6 +73,7 @@ mod conversations;
 mod cursor;
 mod deliver;
 mod devices;
+mod disk;
 mod entries;
 mod epochs;
 mod error;

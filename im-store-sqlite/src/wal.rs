@@ -2,10 +2,10 @@
 
 use std::{sync::Weak, time::Duration};
 
-use sqlx::SqliteConnection;
+use sqlx::{Connection, SqliteConnection};
 use tokio::sync::watch;
 
-use crate::connect::Inner;
+use crate::{connect::Inner, disk::Disk};
 
 /// How often a log that grows is looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -28,35 +28,46 @@ const MORE_PATIENCE: &str = "PRAGMA busy_timeout = 200";
 const LESS_PATIENCE: &str = "PRAGMA busy_timeout = 3";
 
 /// Runs until the writer is gone.
-pub(crate) async fn run(mut conn: SqliteConnection, inner: Weak<Inner>, mut commits: watch::Receiver<()>) {
+pub(crate) async fn run(
+    mut conn: SqliteConnection,
+    disk: Disk,
+    inner: Weak<Inner>,
+    mut commits: watch::Receiver<()>,
+) {
     let mut long = LONG;
     while commits.changed().await.is_ok() {
         let is_over = async { while commits.changed().await.is_ok() {} };
         if tokio::time::timeout(INTERVAL, is_over).await.is_ok() {
             break;
         }
-        if let Err(error) = pass(&mut conn, &inner, &mut long).await {
+        if let Err(error) = pass(&mut conn, &disk, &inner, &mut long).await {
             tracing::warn!(%error, "the write-ahead log was not moved into the file");
             let Some(inner) = inner.upgrade() else { break };
-            if let Ok(mut writer) = inner.writer("checkpoint").await {
-                writer.noted("checkpoint", error);
-            }
+            inner.note("checkpoint", error).await;
         }
+    }
+    if let Err(error) = conn.close().await {
+        tracing::debug!(%error, "the checkpointer's connection was not closed in order");
     }
 }
 
 /// `long`: the length at which the log is begun again.
-async fn pass(conn: &mut SqliteConnection, inner: &Weak<Inner>, long: &mut i64) -> sqlx::Result<()> {
+async fn pass(
+    conn: &mut SqliteConnection,
+    disk: &Disk,
+    inner: &Weak<Inner>,
+    long: &mut i64,
+) -> sqlx::Result<()> {
     let (_, pages, moved) = checkpoint(conn, "PRAGMA wal_checkpoint(NOOP)").await?;
     if pages - moved < WORTH {
         return Ok(());
     }
-    let pages = move_gently(conn, inner).await?;
+    let pages = move_gently(conn, disk).await?;
     if pages < *long {
         return Ok(());
     }
     // What came meanwhile, so that hardly anything is left to do while the writer waits.
-    let pages = move_gently(conn, inner).await?;
+    let pages = move_gently(conn, disk).await?;
     let is_much = pages > MUCH_TOO_LONG;
     if is_much {
         sqlx::query(MORE_PATIENCE).execute(&mut *conn).await?;
@@ -72,15 +83,9 @@ async fn pass(conn: &mut SqliteConnection, inner: &Weak<Inner>, long: &mut i64) 
 }
 
 /// Moves what is in the log into the file while the writer goes on; how many pages the log has.
-///
-/// SQLite syncs the file only when it has come to the end of the log, which it never does while others write: all that passes have
-/// left to the system would be synced at last while the writer waits (20 ms for 24 MiB). So it is synced here.
-async fn move_gently(conn: &mut SqliteConnection, inner: &Weak<Inner>) -> sqlx::Result<i64> {
+async fn move_gently(conn: &mut SqliteConnection, disk: &Disk) -> sqlx::Result<i64> {
     let (_, pages, _) = checkpoint(conn, "PRAGMA wal_checkpoint(PASSIVE)").await?;
-    if let Some(inner) = inner.upgrade() {
-        let synced = tokio::task::spawn_blocking(move || inner.sync()).await;
-        synced.unwrap_or_else(|error| Err(error.into()))?;
-    }
+    disk.sync().await?;
     Ok(pages)
 }
 

@@ -100,23 +100,31 @@ async fn a_file_that_is_open_is_in_use() {
 /// shell, takes itself for the last one and removes the write-ahead log.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_handle_of_before_takes_no_locks_from_a_file_that_is_open_again() {
+async fn neither_an_end_nor_a_handle_of_before_takes_the_locks_of_others() {
     use std::os::unix::fs::MetadataExt;
 
-    let folder = Folder::new();
-    let before = folder.open().await.unwrap();
-    before.close().await.unwrap();
-    let sqlite = folder.open().await.unwrap();
-    append(&sqlite, 1, 10).await.unwrap();
+    let folder = Folder::filled(1).await;
     let locks = || {
         let inode = format!(":{} ", folder.path().metadata().unwrap().ino());
         let locks = fs::read_to_string("/proc/locks").unwrap();
         locks.lines().filter(|lock| lock.contains("POSIX") && lock.contains(&inode)).count()
     };
+    assert_eq!(locks(), 0);
+    let before = folder.open().await.unwrap();
+    append(&before, 1, 10).await.unwrap();
+    // The host's own.
+    let mut host = raw(&folder.path()).await;
+    sqlx::raw_sql("SELECT count(*) FROM messages").execute(&mut host).await.unwrap();
+    before.close().await.unwrap();
     assert_ne!(locks(), 0);
+    let sqlite = folder.open().await.unwrap();
+    append(&sqlite, 1, 10).await.unwrap();
+    host.close().await.unwrap();
     drop(before);
     assert_ne!(locks(), 0);
-    assert_eq!(seqs(&sqlite).await, [1]);
+    assert_eq!(seqs(&sqlite).await, [1, 2, 3]);
+    sqlite.close().await.unwrap();
+    assert_eq!(locks(), 0);
 }
 
 #[tokio::test]
