@@ -29,8 +29,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const GENTLY: usize = ENOUGH / 2;
 /// How soon what could not be moved is tried again: before those who wait for room give up.
 const RETRY: Duration = Duration::from_secs(1);
-/// What one transaction moves, by [`RUN`] and by row, while the move keeps pace with what comes anew; appends wait for it. With
-/// 512 a delivery's p99 under such a load is a third higher than with 128, with 64 again higher: more transactions …
+/// What one transaction moves, by [`RUN`] and by row, while the move keeps pace with what comes anew; appends wait for it: with 512
+/// rows a delivery's p99 under load is a third higher …
 const LEAST: usize = 128;
 /// … and when it is a whole layer behind …
 const SLICE: usize = 4096;
