@@ -35,7 +35,7 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// A newer session took its place. Do not reconnect.
+    /// A newer session took its place, or the host [ended](crate::Engine::end_sessions) it. Do not reconnect.
     Kicked,
     /// Signals were not acked. Reconnect.
     NoAck,

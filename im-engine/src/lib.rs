@@ -8,6 +8,37 @@
 //! ```
 //!
 //! Start with [`Engine::builder`]. There is no SQL, no socket and no wire format here.
+//!
+//! Two users of one host; the parts are those of any backend:
+//!
+//! ```
+//! use im_engine::{DeviceId, Engine, Event, Hello, Identity, NewMessage, Platform, Pull, UserId, memory::Memory};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let chat = Engine::builder(&Memory::new()).start().await?;
+//! let (alice, bob) = (UserId::new("alice")?, UserId::new("bob")?);
+//! let talk = chat.open_single(&alice, &bob).await?;
+//!
+//! // What a transport does for a client.
+//! let (device, platform) = (DeviceId::new("laptop")?, Platform::new("web")?);
+//! let identity = Identity { user: bob, device, platform };
+//! let (session, welcome) = chat.connect(identity, Hello::default()).await?;
+//! // Without a cursor of an earlier session there is one to begin with.
+//! assert!(welcome.resync);
+//! let cursor = session.fresh().await?.cursor;
+//!
+//! chat.send(NewMessage::text(&alice, &talk.id, "hello")).await?;
+//! // A signal says that something is new and may carry it; the inbox has it in any case.
+//! while !matches!(session.event().await, Event::Entries(_) | Event::End(_)) {}
+//! let Pull::Page { entries, .. } = session.pull(&cursor, 100).await? else { panic!("a cursor of just now") };
+//! let newest = entries.last().ok_or("nothing came")?;
+//! assert_eq!(&*newest.record.content, "hello");
+//! session.ack(&newest.cursor)?;
+//! # drop(session);
+//! # chat.shutdown().await;
+//! # Ok(()) }
+//! ```
 
 mod admission;
 mod builder;

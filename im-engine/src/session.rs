@@ -39,7 +39,7 @@ pub struct Hello {
 pub struct Welcome {
     /// The session.
     pub session: SessionId,
-    /// The client has no cursor that can be served: it must bootstrap.
+    /// The client has no cursor that can be served: it must begin anew, with [`Session::fresh`].
     pub resync: bool,
     /// The inbox end; none where the inbox has no entry.
     pub end: Option<Cursor>,
@@ -80,6 +80,10 @@ pub struct Draft {
 }
 
 /// One live connection of one device of one user. Dropping it ends it.
+///
+/// It is for whoever has a client at the other end: who calls [`heartbeat`](Self::heartbeat) as often as [`Config::heartbeat`] says
+/// and [acks](Self::ack) what it got. To wait for [events](Self::event) is no sign of life: without heartbeats the session is closed
+/// as [`Silent`](crate::CloseReason::Silent) after three of them, without acks as [`NoAck`](crate::CloseReason::NoAck).
 #[derive(Debug)]
 pub struct Session {
     pub(crate) inner: Arc<Inner>,

@@ -301,7 +301,7 @@ fn lock(path: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            let message = format!("another process has {} open", path.display());
+            let message = format!("another process, or this one already, has {} open", path.display());
             Err(Error::new(ErrorKind::InUse, BACKEND, OPERATION, message))
         }
         Err(TryLockError::Error(error)) => Err(io_failed(OPERATION, error)),

@@ -57,6 +57,9 @@ pub enum StartError {
     /// The process lacks something of its operating system.
     #[error("cannot start: {0}")]
     Runtime(io::Error),
+    /// The engine does not take its settings.
+    #[error("a setting cannot be: {0}")]
+    Engine(im_engine::Error),
     /// A setting makes no sense.
     #[error("{name}: {why}")]
     Setting {

@@ -2,7 +2,11 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::{LevelFilter, ParseError},
+    util::SubscriberInitExt,
+};
 
 use crate::{Config, StartError};
 
@@ -25,6 +29,13 @@ const SILENT: &str = "tungstenite=info";
 /// [`StartError::Setting`] when the filter cannot be understood.
 pub fn write_logs(config: &Config) -> Result<(), StartError> {
     let unreadable = |why: String| StartError::Setting { name: "log", why };
+    // The filter would take it for the name of a target, and log nothing else.
+    let is_name = |part: &&str| !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err();
+    if let Some(name) = config.log.split(',').map(str::trim).find(is_name) {
+        return Err(unreadable(format!(
+            "\"{name}\" is no level; say trace, debug, info, warn, error, off, or TARGET=LEVEL"
+        )));
+    }
     let filter = EnvFilter::try_new(&config.log).map_err(|error| unreadable(error.to_string()))?;
     let filter =
         filter.add_directive(SILENT.parse().map_err(|error: ParseError| unreadable(error.to_string()))?);

@@ -2,12 +2,11 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
     time::Duration,
 };
 
 use axum::{Router, http::StatusCode};
-use im_engine::Engine;
+use im_engine::{Engine, ErrorKind};
 use im_transport_ws::Transport;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -53,8 +52,13 @@ impl Server {
             Store::Sqlite => file.display().to_string(),
             store => store.to_string(),
         };
-        let (backend, chat) =
-            open(&config, &file).await.map_err(|source| StartError::database(database.clone(), source))?;
+        let failed = |source| StartError::database(database.clone(), source);
+        let backend = Backend::open(&config, &file).await.map_err(failed)?;
+        let engine = Engine::builder(backend.parts()).config(config.engine.clone());
+        let chat = engine.start().await.map_err(|source| match source.kind() {
+            ErrorKind::Invalid => StartError::Engine(source),
+            _ => failed(source),
+        })?;
         let transport = Transport::new(chat.clone(), tokens, config.transport);
         let stop = CancellationToken::new();
         let app = Router::new()
@@ -131,10 +135,4 @@ fn signing(config: &Config, addr: SocketAddr, data: &Data) -> Result<(dev_login:
         tracing::info!("the development login is off: clients bring tokens, the page can let nobody in");
     }
     Ok((login, tokens))
-}
-
-async fn open(config: &Config, file: &Path) -> im_engine::Result<(Backend, Engine)> {
-    let backend = Backend::open(config, file).await?;
-    let chat = Engine::builder(backend.parts()).config(config.engine.clone()).start().await?;
-    Ok((backend, chat))
 }

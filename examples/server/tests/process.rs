@@ -155,6 +155,7 @@ async fn settings_that_cannot_be_used_are_named() {
     )
     .await;
     refuses(&["--log", "im_engine=loudly"], &["log"]).await;
+    refuses(&["--log", "warn,inof"], &["log", "\"inof\" is no level"]).await;
 
     let (code, text) = refusal(program(&[]).env("IM_BNID", "127.0.0.1:0")).await;
     assert_eq!(code, Some(1));
