@@ -81,7 +81,7 @@ pub struct Draft {
 
 /// One live connection of one device of one user. Dropping it ends it.
 ///
-/// It is for whoever has a client at the other end: who calls [`heartbeat`](Self::heartbeat) as often as [`Config::heartbeat`] says
+/// It is for whoever has a client at the other end: who calls [`heartbeat`](Self::heartbeat) as often as [`Config::heartbeat`](crate::Config::heartbeat) says
 /// and [acks](Self::ack) what it got. To wait for [events](Self::event) is no sign of life: without heartbeats the session is closed
 /// as [`Silent`](crate::CloseReason::Silent) after three of them, without acks as [`NoAck`](crate::CloseReason::NoAck).
 #[derive(Debug)]
