@@ -17,6 +17,7 @@ use crate::{
     messages::{self, last_messages, messages_at},
     rows::{Columns, limit, number, record_columns},
     store_epochs,
+    timelines::Page,
     values::{MOST_ROWS, Values},
 };
 
@@ -40,6 +41,21 @@ static GET: Values =
 
 static LAST: Values =
     Values::new(concat!("SELECT v.column1, ", record_columns!(), " FROM"), 3, last_messages!());
+
+/// The records of a range, each behind the head of its conversation.
+macro_rules! range {
+    () => {
+        concat!(
+            "SELECT (SELECT h.sequence_id FROM timelines h WHERE h.conversation_id = ?1 \
+             AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), \
+             (SELECT h.ordinal FROM timelines h WHERE h.conversation_id = ?1 \
+             AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), ",
+            record_columns!(),
+            " FROM timelines t CROSS JOIN messages m ON m.id = t.message \
+             WHERE t.conversation_id = ?1 AND t.sequence_id BETWEEN ?2 AND ?3 "
+        )
+    };
+}
 
 impl SqliteStore {
     /// Puts the records of rows, each behind its index, in their places.
@@ -66,40 +82,36 @@ impl SqliteStore {
         row.map_or(Ok(Mark::default()), |row| Columns::new(&row, 0, operation).mark(0))
     }
 
-    /// The records of a page, in its direction: the newest places are in memory, those below the first of them in the file.
-    async fn range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
-        let (places, first) =
-            self.0.timelines.page(&query.conversation, query.from..=to, query.direction, wanted);
-        let to = first.map_or(to, |first| to.min(Seq(first.0.saturating_sub(1))));
+    /// The records of a page, in its direction, and the head that there was then; none where it had to be asked for by itself.
+    async fn range(&self, query: &HistoryQuery, wanted: usize) -> Result<(Vec<Arc<Record>>, Option<Mark>)> {
+        let last = query.to.unwrap_or(Seq(u64::MAX));
+        // Memory first: what is moved meanwhile is seen here or there.
+        let newest = self.0.timelines.page(&query.conversation, query.from..=last, query.direction, wanted);
+        let Some(Page { first, head, places }) = newest else { return self.old(query, last, wanted).await };
+        let last = last.min(Seq(first.0.saturating_sub(1)));
         let is_backward = query.direction == Direction::Backward;
-        let old = if query.from > to {
-            Vec::new()
-        } else {
-            self.old_range(query, to, if is_backward { wanted - places.len() } else { wanted }).await?
-        };
+        let (old, _) =
+            self.old(query, last, if is_backward { wanted - places.len() } else { wanted }).await?;
         let places: Vec<_> = places.iter().map(|place| place.message).collect();
         let places = if is_backward { &places[..] } else { &places[..places.len().min(wanted - old.len())] };
         let new = messages::records(&self.0, places, "store.history").await?;
-        Ok(if is_backward { [new, old] } else { [old, new] }.concat())
+        Ok((if is_backward { [new, old] } else { [old, new] }.concat(), Some(head)))
     }
 
-    async fn old_range(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<Vec<Arc<Record>>> {
-        if wanted == 0 {
-            return Ok(Vec::new());
+    /// The records of a page in the file, in its direction, and the head that the file had then; none where there are no records.
+    async fn old(
+        &self,
+        query: &HistoryQuery,
+        to: Seq,
+        wanted: usize,
+    ) -> Result<(Vec<Arc<Record>>, Option<Mark>)> {
+        if query.from > to || wanted == 0 {
+            return Ok((Vec::new(), None));
         }
+        let operation = "store.history";
         let sql = match query.direction {
-            Direction::Forward => concat!(
-                "SELECT ",
-                record_columns!(),
-                " FROM timelines t CROSS JOIN messages m ON m.id = t.message \
-                 WHERE t.conversation_id = ? AND t.sequence_id BETWEEN ? AND ? ORDER BY t.sequence_id LIMIT ?"
-            ),
-            Direction::Backward => concat!(
-                "SELECT ",
-                record_columns!(),
-                " FROM timelines t CROSS JOIN messages m ON m.id = t.message \
-                 WHERE t.conversation_id = ? AND t.sequence_id BETWEEN ? AND ? ORDER BY t.sequence_id DESC LIMIT ?"
-            ),
+            Direction::Forward => concat!(range!(), "ORDER BY t.sequence_id LIMIT ?4"),
+            Direction::Backward => concat!(range!(), "ORDER BY t.sequence_id DESC LIMIT ?4"),
         };
         let rows = sqlx::query(sql)
             .bind(query.conversation.as_str())
@@ -108,8 +120,10 @@ impl SqliteStore {
             .bind(limit(wanted))
             .fetch_all(self.0.readers())
             .await
-            .map_err(failed("store.history"))?;
-        rows.iter().map(|row| Columns::new(row, 0, "store.history").record().map(Arc::new)).collect()
+            .map_err(failed(operation))?;
+        let head = rows.first().map(|row| Columns::new(row, 0, operation).mark(0)).transpose()?;
+        let records = rows.iter().map(|row| Columns::new(row, 2, operation).record().map(Arc::new));
+        Ok((records.collect::<Result<_>>()?, head))
     }
 }
 
@@ -138,14 +152,19 @@ impl MessageStore for SqliteStore {
     }
 
     async fn history(&self, query: &HistoryQuery) -> Result<History> {
-        // The head first: it only rises, so what is asked for below it is there.
-        let head = self.head(&query.conversation, "store.history").await?;
-        let to = query.to.unwrap_or(head.seq);
-        if to > head.seq {
+        let max = query.max.clamp(1, MOST_RECORDS);
+        let (mut records, mut head) = self.range(query, max + 1).await?;
+        if head.is_none() {
+            // Nothing in the range: the head first, as what comes from now on is not of this page.
+            let last = self.head(&query.conversation, "store.history").await?;
+            let bounded = HistoryQuery { to: query.to.or(Some(last.seq)), ..query.clone() };
+            (records, _) = self.range(&bounded, max + 1).await?;
+            head = Some(last);
+        }
+        let head = head.unwrap_or_default();
+        if query.to.is_some_and(|to| to > head.seq) {
             return Ok(History::Behind { head });
         }
-        let max = query.max.clamp(1, MOST_RECORDS);
-        let mut records = self.range(query, to, max + 1).await?;
         let more = records.len() > max;
         records.truncate(max);
         if query.direction == Direction::Backward {

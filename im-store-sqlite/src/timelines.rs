@@ -59,6 +59,17 @@ pub(crate) struct Place {
     pub(crate) message: i64,
 }
 
+/// The newest places of a conversation, seen at one moment.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// The first of all that are here; the file has what lies below.
+    pub(crate) first: Seq,
+    /// The last of all.
+    pub(crate) head: Mark,
+    /// Those that were asked for.
+    pub(crate) places: Vec<Place>,
+}
+
 /// What a message in the file adds.
 #[derive(Debug)]
 pub(crate) struct MadeAgain {
@@ -98,24 +109,23 @@ impl Fresh<Timelines> {
         self.below(conversation, seq).filter(|place| place.mark.seq == seq)
     }
 
-    /// The first places of a conversation in a range and direction, at most `max`; and the first place of all that are here.
+    /// The first places of a conversation in a range and direction, at most `max`; none where nothing of it is here.
     pub(crate) fn page(
         &self,
         conversation: &ConversationId,
         range: RangeInclusive<Seq>,
         direction: Direction,
         max: usize,
-    ) -> (Vec<Place>, Option<Seq>) {
+    ) -> Option<Page> {
         self.look(|layers| {
-            let first =
-                |layer: &&Timelines| layer.places.get(conversation)?.first().map(|place| place.mark.seq);
-            let first = layers.iter().filter_map(first).min();
+            let all = || layers.iter().filter_map(|layer| layer.places.get(conversation)).flatten();
+            let (first, head) = (all().next()?.mark.seq, all().next_back()?.mark);
             let places = layers.iter().flat_map(|layer| layer.places(conversation, range.clone()));
-            let page = match direction {
+            let places = match direction {
                 Direction::Forward => places.take(max).copied().collect(),
                 Direction::Backward => places.rev().take(max).copied().collect(),
             };
-            (page, first)
+            Some(Page { first, head, places })
         })
     }
 
