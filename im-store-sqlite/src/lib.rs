@@ -43,7 +43,8 @@
 //! WAL mode; `application_id` is `IMDB`, `user_version` the version of the schema. Beside it lie `-wal` and `-shm` while it is
 //! open, and an empty `.lock` that stays and must not be removed: it keeps a second process out. [`Sqlite::close`] leaves one whole file; to copy one that is open use `VACUUM INTO` or
 //! SQLite's backup, not `cp`. The write-ahead log is moved into the file beside the writer and stays at some tens of MiB, unless a reader keeps it from
-//! being begun again.
+//! being begun again. On Linux one descriptor of each file that was ever open stays with the process until the file is removed:
+//! to close it would take SQLite's locks on the file with it.
 //!
 //! | Table | What is in it |
 //! |---|---|

@@ -154,6 +154,8 @@ async fn settings_that_cannot_be_used_are_named() {
         &["no-such.key"],
     )
     .await;
+    let place = ["--bind", "127.0.0.1:0", "--data", text(folder.path())];
+    refuses(&[&["--heartbeat-seconds", "100000"][..], &place].concat(), &["a setting", "heartbeat"]).await;
     refuses(&["--log", "im_engine=loudly"], &["log"]).await;
     refuses(&["--log", "warn,inof"], &["log", "\"inof\" is no level"]).await;
 
