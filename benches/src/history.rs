@@ -3,12 +3,16 @@
 //!
 //! On Postgres also what it takes on the disk (`space`).
 //!
-//! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server.
+//! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server. On
+//! SQLite once with the file in the system's cache, and once with none of it there (`cold`), when the disk is most of a latency.
 
 mod pg;
 mod sqlite;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use im_engine::{ConversationId, Direction, Engine, HistoryRange, NewMessage, Seq, UserId};
@@ -18,7 +22,7 @@ use crate::{
     args::Plan,
     backend::{Bed, Place, content},
     pace::{Round, open_loop},
-    process::rss_kb,
+    process::{disk_kb, rss_kb},
     raw::Singles,
     report::{self, Line},
     send, space,
@@ -40,9 +44,14 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
         bed = started(plan, bed, &singles).await?;
         flat(plan, &bed, &singles).await?;
     }
-    let (rate, limit) = maximum(plan, &bed, &singles, length).await?;
+    bed = with(bed, sqlite::warm).await?;
+    let (rate, limit) = maximum(plan, &bed, &singles, length, "").await?;
     if let Some(load) = plan.rate {
         half(plan, &bed, &singles, length, load, (rate * load, limit)).await?;
+    }
+    if let Place::Folder(_) = &bed.place {
+        bed = with(bed, sqlite::cool).await?;
+        maximum(plan, &bed, &singles, length, "/cold").await?;
     }
     if let Place::Schema(schema) = bed.close().await? {
         space::print(plan, &schema, &format!("{}-rows", plan.rows)).await?;
@@ -75,6 +84,17 @@ async fn started(plan: &Plan, bed: Bed, singles: &Singles) -> Outcome<Bed> {
         .rss_kb(rss_kb()?)
         .print(plan);
     Ok(bed)
+}
+
+/// Does something to the file of a bed, if it has one, while nobody has it open: closing it in this process would take SQLite's
+/// locks.
+async fn with(bed: Bed, change: fn(&Path) -> std::io::Result<()>) -> Outcome<Bed> {
+    let Place::Folder(_) = &bed.place else { return Ok(bed) };
+    let place = bed.close().await?;
+    if let Place::Folder(folder) = &place {
+        change(&folder.path().join("chat.db"))?;
+    }
+    Bed::open(place).await
 }
 
 /// Sends to as many conversations on both histories in turn.
@@ -174,18 +194,28 @@ async fn one_at_a_time<F: Future<Output = Outcome>>(
     Ok(Round { done, elapsed: start.elapsed(), latencies })
 }
 
-async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, length: u64) -> Outcome<(f64, Option<f64>)> {
+async fn maximum(
+    plan: &Plan,
+    bed: &Bed,
+    singles: &Singles,
+    length: u64,
+    case: &str,
+) -> Outcome<(f64, Option<f64>)> {
     let (mut rates, mut limits) = (vec![], vec![]);
     let (mut latencies, mut raw_latencies, mut rss) = (Latencies::new()?, Latencies::new()?, 0);
-    let mut raw = None;
+    let (mut raw, mut done, mut read_kb) = (None, 0, 0);
     let warm_up = plan.part(2 * ROUNDS);
     one_at_a_time(warm_up, |number| page(&bed.engine, place(singles, length, number))).await?;
-    for turn in 0..u64::from(ROUNDS) {
+    for turn in 1..=u64::from(ROUNDS) {
+        // Other pages for each side: who comes second would find those of the first in the cache.
         let begin = turn * 1_000_003;
+        let before = disk_kb()?;
         let own = one_at_a_time(plan.part(ROUNDS), |number| {
             page(&bed.engine, place(singles, length, begin + number))
         });
         let own = own.await?;
+        read_kb += disk_kb()? - before;
+        done += own.done;
         rates.push(own.rate());
         latencies.add(&own.latencies)?;
         if raw.is_none() {
@@ -196,18 +226,21 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, length: u64) -> Outc
             }
         }
         if let Some(raw) = &mut raw {
-            let round = bare(&mut **raw, plan.part(ROUNDS), singles, length, begin).await?;
+            let round = bare(&mut **raw, plan.part(ROUNDS), singles, length, begin + 500_001).await?;
             limits.push(round.rate());
             raw_latencies.add(&round.latencies)?;
         }
     }
     let (rate, limit) = (median(rates).unwrap_or_default(), median(limits));
-    Line::new(plan, "history", format!("{}-rows", plan.rows), "pages/s")
+    let mut line = Line::new(plan, "history", format!("{}-rows{case}", plan.rows), "pages/s")
         .rate(Some(rate), limit)
         .latencies(&latencies)
         .rss_kb(rss)
-        .more("limit_p99_ms", raw_latencies.quantile_ms(0.99))
-        .print(plan);
+        .more("limit_p99_ms", raw_latencies.quantile_ms(0.99));
+    if let Place::Folder(_) = &bed.place {
+        line = line.more("disk_kb_per_page", read_kb / done.max(1));
+    }
+    line.print(plan);
     Ok((rate, limit))
 }
 

@@ -11,6 +11,13 @@ pub(crate) fn rss_kb() -> Outcome<u64> {
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
+/// What this process has had read from disks so far, in KiB: the system's cache had none of it.
+pub(crate) fn disk_kb() -> Outcome<u64> {
+    let io = std::fs::read_to_string("/proc/self/io")?;
+    let bytes = io.lines().find_map(|line| line.strip_prefix("read_bytes:")).ok_or("no read_bytes")?;
+    Ok(bytes.trim().parse::<u64>()? / 1024)
+}
+
 /// The processor time of the whole machine, in ticks since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Ticks {

@@ -1,9 +1,15 @@
 //! A long history in a SQLite file, and the bare query on it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, sink},
+    path::Path,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use im_engine::ConversationId;
+use rustix::fs::{Advice, fadvise};
 use sqlx::{
     ConnectOptions, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -55,6 +61,19 @@ pub(super) async fn fill(path: &Path, length: u64) -> Outcome {
     }
     sqlx::Connection::close(conn).await?;
     Ok(())
+}
+
+/// Reads the file once, so that the system has it in its cache.
+pub(super) fn warm(path: &Path) -> io::Result<()> {
+    io::copy(&mut File::open(path)?, &mut sink()).map(drop)
+}
+
+/// Takes the file out of the system's cache.
+pub(super) fn cool(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    // What the disk does not have stays in the cache.
+    file.sync_all()?;
+    Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
 }
 
 /// The bare query on the same file, on a connection like those that the engine reads with.
