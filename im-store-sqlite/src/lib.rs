@@ -62,7 +62,8 @@
 //! transaction that stays open keeps the write-ahead log from being reused.
 //!
 //! # Limits
-//! SQLite writes with one thread; the README says how fast that was, and beside what. Links the SQLite that sqlx bundles: a program can have only one (`links = "sqlite3"`).
+//! SQLite writes with one thread; the README says how fast that was, and beside what. A page of history is one text to SQLite, of at
+//! most 10⁹ bytes; a longer one is `Invalid`. Links the SQLite that sqlx bundles: a program can have only one (`links = "sqlite3"`).
 
 mod append;
 mod apply;

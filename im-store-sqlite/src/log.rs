@@ -14,7 +14,7 @@ use crate::{
     epochs::LogEpoch,
     error::{BACKEND, failed, invalid, other_incarnation},
     messages,
-    rows::{Columns, limit, record_columns},
+    rows::{Columns, limit, message_row},
     tail,
 };
 
@@ -43,7 +43,7 @@ impl SqliteLog {
         let end = *self.0.end.borrow();
         let rows = sqlx::query(concat!(
             "SELECT ",
-            record_columns!(),
+            message_row!(),
             " FROM messages m WHERE m.id > ? AND m.id <= ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
         ))
         .bind(after)
@@ -54,7 +54,7 @@ impl SqliteLog {
         .map_err(failed(operation))?;
         // Not before: a record of an epoch that was opened meanwhile would be taken for one of the epoch before.
         let epochs = self.0.epochs();
-        rows.iter().map(|row| Columns::new(row, 0, operation).log_record(&epochs)).collect()
+        rows.iter().map(|row| Columns::new(row, 0, operation).log_record(0, &epochs)).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     connect::Inner,
     error::{BACKEND, failed},
     messages::{self, last_messages, messages_at},
-    rows::{Columns, limit, number, record_columns},
+    rows::{Columns, limit, message_row, number},
     store_epochs,
     timelines::Page,
     values::{MOST_ROWS, Values},
@@ -36,23 +36,25 @@ impl From<SqliteStore> for StorePart {
     }
 }
 
-static GET: Values =
-    Values::new(concat!("SELECT v.column1, ", record_columns!(), " FROM"), 4, messages_at!());
+static GET: Values = Values::new(concat!("SELECT v.column1, ", message_row!(), " FROM"), 4, messages_at!());
 
 static LAST: Values =
-    Values::new(concat!("SELECT v.column1, ", record_columns!(), " FROM"), 3, last_messages!());
+    Values::new(concat!("SELECT v.column1, ", message_row!(), " FROM"), 3, last_messages!());
 
-/// The records of a range, each behind the head of its conversation.
-macro_rules! range {
-    () => {
+/// The head of a conversation and the records of a range, as one JSON list: each row is a message to another thread.
+macro_rules! page {
+    ($order:literal) => {
         concat!(
             "SELECT (SELECT h.sequence_id FROM timelines h WHERE h.conversation_id = ?1 \
              AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), \
              (SELECT h.ordinal FROM timelines h WHERE h.conversation_id = ?1 \
-             AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), ",
-            record_columns!(),
-            " FROM timelines t CROSS JOIN messages m ON m.id = t.message \
-             WHERE t.conversation_id = ?1 AND t.sequence_id BETWEEN ?2 AND ?3 "
+             AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), \
+             (SELECT '[' || group_concat(message) || ']' FROM (SELECT ",
+            message_row!(),
+            " AS message FROM timelines t CROSS JOIN messages m ON m.id = t.message \
+             WHERE t.conversation_id = ?1 AND t.sequence_id BETWEEN ?2 AND ?3 ORDER BY t.sequence_id ",
+            $order,
+            " LIMIT ?4))"
         )
     };
 }
@@ -62,68 +64,44 @@ impl SqliteStore {
     fn place(rows: &[SqliteRow], records: &mut [Option<Arc<Record>>], operation: &'static str) -> Result<()> {
         for row in rows {
             let index = Columns::new(row, 0, operation).int(0)?;
-            records[index as usize] = Some(Arc::new(Columns::new(row, 1, operation).record()?));
+            records[index as usize] = Some(Columns::new(row, 0, operation).record(1)?);
         }
         Ok(())
     }
 
-    async fn head(&self, conversation: &ConversationId, operation: &'static str) -> Result<Mark> {
-        if let Some(head) = self.0.timelines.head(conversation) {
-            return Ok(head.mark);
-        }
-        let row = sqlx::query(
-            "SELECT sequence_id, ordinal FROM timelines WHERE conversation_id = ? AND sequence_id < 9223372036854775807 \
-             ORDER BY sequence_id DESC LIMIT 1",
-        )
-        .bind(conversation.as_str())
-        .fetch_optional(self.0.readers())
-        .await
-        .map_err(failed(operation))?;
-        row.map_or(Ok(Mark::default()), |row| Columns::new(&row, 0, operation).mark(0))
-    }
-
-    /// The records of a page, in its direction, and the head that there was then; none where it had to be asked for by itself.
-    async fn range(&self, query: &HistoryQuery, wanted: usize) -> Result<(Vec<Arc<Record>>, Option<Mark>)> {
+    /// The records of a page, in its direction, and the head that there was then.
+    async fn page(&self, query: &HistoryQuery, wanted: usize) -> Result<(Vec<Arc<Record>>, Mark)> {
         let last = query.to.unwrap_or(Seq(u64::MAX));
         // Memory first: what is moved meanwhile is seen here or there.
         let newest = self.0.timelines.page(&query.conversation, query.from..=last, query.direction, wanted);
         let Some(Page { first, head, places }) = newest else { return self.old(query, last, wanted).await };
         let last = last.min(Seq(first.0.saturating_sub(1)));
         let is_backward = query.direction == Direction::Backward;
-        let (old, _) =
-            self.old(query, last, if is_backward { wanted - places.len() } else { wanted }).await?;
+        let more = if is_backward { wanted - places.len() } else { wanted };
+        let old = if query.from > last || more == 0 { vec![] } else { self.old(query, last, more).await?.0 };
         let places: Vec<_> = places.iter().map(|place| place.message).collect();
         let places = if is_backward { &places[..] } else { &places[..places.len().min(wanted - old.len())] };
         let new = messages::records(&self.0, places, "store.history").await?;
-        Ok((if is_backward { [new, old] } else { [old, new] }.concat(), Some(head)))
+        Ok((if is_backward { [new, old] } else { [old, new] }.concat(), head))
     }
 
-    /// The records of a page in the file, in its direction, and the head that the file had then; none where there are no records.
-    async fn old(
-        &self,
-        query: &HistoryQuery,
-        to: Seq,
-        wanted: usize,
-    ) -> Result<(Vec<Arc<Record>>, Option<Mark>)> {
-        if query.from > to || wanted == 0 {
-            return Ok((Vec::new(), None));
-        }
+    /// The records of a page in the file, in its direction, and the head that the file had then.
+    async fn old(&self, query: &HistoryQuery, to: Seq, wanted: usize) -> Result<(Vec<Arc<Record>>, Mark)> {
         let operation = "store.history";
         let sql = match query.direction {
-            Direction::Forward => concat!(range!(), "ORDER BY t.sequence_id LIMIT ?4"),
-            Direction::Backward => concat!(range!(), "ORDER BY t.sequence_id DESC LIMIT ?4"),
+            Direction::Forward => page!("ASC"),
+            Direction::Backward => page!("DESC"),
         };
-        let rows = sqlx::query(sql)
+        let row = sqlx::query(sql)
             .bind(query.conversation.as_str())
             .bind(number(query.from.0))
             .bind(number(to.0))
             .bind(limit(wanted))
-            .fetch_all(self.0.readers())
+            .fetch_one(self.0.readers())
             .await
             .map_err(failed(operation))?;
-        let head = rows.first().map(|row| Columns::new(row, 0, operation).mark(0)).transpose()?;
-        let records = rows.iter().map(|row| Columns::new(row, 2, operation).record().map(Arc::new));
-        Ok((records.collect::<Result<_>>()?, head))
+        let columns = Columns::new(&row, 0, operation);
+        Ok((columns.records(2)?, columns.optional_mark(0)?.unwrap_or_default()))
     }
 }
 
@@ -153,15 +131,7 @@ impl MessageStore for SqliteStore {
 
     async fn history(&self, query: &HistoryQuery) -> Result<History> {
         let max = query.max.clamp(1, MOST_RECORDS);
-        let (mut records, mut head) = self.range(query, max + 1).await?;
-        if head.is_none() {
-            // Nothing in the range: the head first, as what comes from now on is not of this page.
-            let last = self.head(&query.conversation, "store.history").await?;
-            let bounded = HistoryQuery { to: query.to.or(Some(last.seq)), ..query.clone() };
-            (records, _) = self.range(&bounded, max + 1).await?;
-            head = Some(last);
-        }
-        let head = head.unwrap_or_default();
+        let (mut records, head) = self.page(query, max + 1).await?;
         if query.to.is_some_and(|to| to > head.seq) {
             return Ok(History::Behind { head });
         }
@@ -212,7 +182,7 @@ impl MessageStore for SqliteStore {
         let (epochs, max) = (self.0.epochs(), max.min(MOST_RECORDS));
         let mut rows = sqlx::query(concat!(
             "SELECT ",
-            record_columns!(),
+            message_row!(),
             " FROM messages m WHERE m.log_partition = ? AND (m.log_epoch, m.log_offset) > (?, ?) \
              ORDER BY m.log_epoch, m.log_offset LIMIT ?"
         ))
@@ -226,7 +196,7 @@ impl MessageStore for SqliteStore {
         if partition == Partition(0) && !epochs.is_empty() {
             let own = sqlx::query(concat!(
                 "SELECT ",
-                record_columns!(),
+                message_row!(),
                 " FROM messages m WHERE m.id > ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
             ))
             .bind(epochs.id_at(after))
@@ -236,7 +206,7 @@ impl MessageStore for SqliteStore {
             .map_err(failed(operation))?;
             rows.extend(own);
         }
-        let records = rows.iter().map(|row| Columns::new(row, 0, operation).log_record(&epochs));
+        let records = rows.iter().map(|row| Columns::new(row, 0, operation).log_record(0, &epochs));
         let mut records = records.collect::<Result<Vec<_>>>()?;
         records.sort_by_key(|record| record.position);
         records.truncate(max);

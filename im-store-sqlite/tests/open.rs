@@ -9,8 +9,9 @@ use std::{
 };
 
 use im_core::{
-    Append, AppendOutcome, ClientMsgId, ContentHash, ContentType, ConversationId, Epoch, Error, ErrorKind,
-    LogRead, MessageLog, Partition, Position, RecordKind, Result, UserId,
+    Append, AppendOutcome, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Direction, Epoch,
+    Error, ErrorKind, History, HistoryQuery, LogRead, LogRecord, MessageLog, MessageStore, Partition,
+    Position, Record, RecordKind, Result, Seq, UserId,
 };
 use im_store_sqlite::Sqlite;
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -275,6 +276,100 @@ async fn a_file_that_is_no_database_is_left_alone() {
         let error = folder.refused().await;
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
         assert_eq!(fs::read_to_string(folder.path()).unwrap(), content);
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_read_from_the_file_as_it_was_written() {
+    let folder = Folder::new();
+    let sqlite = folder.open().await.unwrap();
+    let log = sqlite.log();
+    log.open_epoch(Epoch(1), &log.info().await.unwrap().incarnation).await.unwrap();
+    let awkward = [
+        "",
+        "\0",
+        "a\0b\u{1}\u{1f}\u{7f}",
+        "\"'\\/[1,2]",
+        "\r\n\t\u{2028}\u{feff}",
+        "你好 😀 e\u{301}",
+        "null",
+    ];
+    let id = |number| ConversationId::group(format!("g{number}")).unwrap();
+    let appends = awkward.iter().zip(0_u16..).flat_map(|(content, number)| {
+        let plain = Append {
+            conversation: id(number),
+            sender: UserId::new("阿丽丝 \"a\"").unwrap(),
+            device: None,
+            send_to: None,
+            client_msg_id: ClientMsgId::fresh(),
+            kind: RecordKind::Message,
+            content_type: ContentType::Text,
+            content: (*content).into(),
+            hash: ContentHash(u64::MAX),
+            floor: None,
+        };
+        let full = Append {
+            sender: UserId::sender("").unwrap(),
+            device: Some(DeviceId::new("phone").unwrap()),
+            send_to: Some(UserId::new("bob").unwrap()),
+            client_msg_id: ClientMsgId::fresh(),
+            kind: RecordKind::Other(65_535),
+            content_type: ContentType::Custom,
+            hash: ContentHash(0),
+            ..plain.clone()
+        };
+        [plain, full]
+    });
+    let appends: Vec<_> = appends.collect();
+    log.append(Partition(0), Epoch(1), &appends).await.unwrap();
+    let read = async |sqlite: &Sqlite| match sqlite
+        .log()
+        .read(Partition(0), Position::START, 100, Duration::ZERO)
+        .await
+        .unwrap()
+    {
+        LogRead::Records(records) => records,
+        LogRead::Trimmed(_) => panic!("trimmed"),
+    };
+    // Out of memory.
+    let written = read(&sqlite).await;
+    let same = |(written, append): (&LogRecord, &Append)| {
+        let Append { conversation, sender, device, send_to, client_msg_id, .. } = append.clone();
+        let Append { kind, content_type, content, hash, .. } = append.clone();
+        let record = Record {
+            conversation,
+            sender,
+            device,
+            send_to,
+            client_msg_id,
+            kind,
+            content_type,
+            content,
+            hash,
+            ..(*written.record).clone()
+        };
+        record == *written.record
+    };
+    assert!(written.len() == appends.len() && written.iter().zip(&appends).all(same));
+    sqlite.close().await.unwrap();
+
+    let sqlite = folder.open().await.unwrap();
+    assert_eq!(read(&sqlite).await, written);
+    let store = sqlite.store();
+    for (of_one, number) in written.chunks(2).zip(0..) {
+        let records: Vec<_> = of_one.iter().map(|record| record.record.clone()).collect();
+        let query = HistoryQuery {
+            conversation: id(number),
+            from: Seq(1),
+            to: None,
+            direction: Direction::Forward,
+            max: 10,
+        };
+        let head = records[1].mark();
+        let page = History::Page { records: records.clone(), more: false, head };
+        assert_eq!(store.history(&query).await.unwrap(), page);
+        assert_eq!(store.last(&[id(number)]).await.unwrap(), [Some(records[1].clone())]);
+        assert_eq!(store.get(&[(id(number), Seq(1))]).await.unwrap(), [Some(records[0].clone())]);
     }
 }
 
