@@ -18,10 +18,43 @@ pub(crate) fn disk_kb() -> Outcome<u64> {
     Ok(bytes.trim().parse::<u64>()? / 1024)
 }
 
+/// Processor time since some moment, in microseconds; the system counts it in ticks of 10 ms.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Cpu {
+    /// Of this process.
+    pub(crate) own: u64,
+    /// Of everything else on the machine: a database server, mostly.
+    pub(crate) others: u64,
+}
+
+impl Cpu {
+    /// Since the start of each.
+    pub(crate) fn now() -> Outcome<Self> {
+        /// `USER_HZ` is 100 on every Linux that Rust runs on: proc(5).
+        const TICK: u64 = 10_000;
+        let machine = Ticks::read(&std::fs::read_to_string("/proc/stat")?).ok_or("no processor time")?;
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        // Behind the name, which may hold anything: the state is field 3, the times of user and system 14 and 15.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).ok_or("no stat")?;
+        let own: u64 = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<_, _>>()?;
+        Ok(Self { own: own * TICK, others: (machine.busy * TICK).saturating_sub(own * TICK) })
+    }
+
+    /// Adds what passed since an earlier time.
+    pub(crate) fn add_since(&mut self, earlier: Self) -> Outcome {
+        let now = Self::now()?;
+        self.own += now.own.saturating_sub(earlier.own);
+        self.others += now.others.saturating_sub(earlier.others);
+        Ok(())
+    }
+}
+
 /// The processor time of the whole machine, in ticks since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Ticks {
     all: u64,
+    /// What was worked.
+    busy: u64,
     /// What the processors would have worked, but their host gave to other machines.
     stolen: u64,
 }
@@ -32,7 +65,9 @@ impl Ticks {
         let mut times = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
         let before: Vec<u64> = times.by_ref().take(7).map_while(|time| time.parse().ok()).collect();
         let stolen = times.next()?.parse().ok()?;
-        Some(Self { all: before.iter().sum::<u64>() + stolen, stolen })
+        let all = before.iter().sum::<u64>();
+        let idle = before.iter().skip(3).take(2).sum::<u64>();
+        Some(Self { all: all + stolen, busy: all - idle, stolen })
     }
 
     /// The share that was stolen since an earlier time.
@@ -71,9 +106,23 @@ mod tests {
     #[test]
     fn what_was_stolen_is_a_share_of_all_ticks() {
         let before = Ticks::read("cpu  10 0 5 80 3 1 1 0 7 0\ncpu0 1 2 3").unwrap();
-        assert_eq!(before, Ticks { all: 100, stolen: 0 });
+        assert_eq!(before, Ticks { all: 100, busy: 17, stolen: 0 });
         let after = Ticks::read("cpu  60 0 5 100 3 1 1 30 57 0\n").unwrap();
         assert!((after.share_since(before) - 0.3).abs() < 1e-9);
         assert_eq!(Ticks::read("cpu  60 0 5"), None);
+    }
+
+    #[test]
+    fn what_this_process_works_is_its_own() {
+        let (before, mut passed) = (Cpu::now().unwrap(), Cpu::default());
+        let begun = std::time::Instant::now();
+        while passed.own < 50_000 {
+            passed = Cpu::default();
+            passed.add_since(before).unwrap();
+        }
+        // As many threads as the machine has processors may work at once; a tick more may have begun.
+        let most =
+            begun.elapsed().as_micros() as u64 * std::thread::available_parallelism().unwrap().get() as u64;
+        assert!(passed.own <= most + 20_000, "{passed:?}");
     }
 }

@@ -3,6 +3,9 @@
 //! The engine runs whole: while it acks, its fan-out writes the inboxes of both users on the same file or server. The limit is
 //! what an ack waits for: the message rows alone. `limit_whole` is the limit of every row that a message makes the engine insert,
 //! inbox entries too; `settled_rate` counts messages until the last of them was fanned out.
+//!
+//! On a server beside, also the processor time for each message until it was fanned out: `own_cpu_us` of this process, senders and
+//! engine; `server_cpu_us` of everything else on the machine; and `limit_server_cpu_us`, the same for a message of the limit.
 
 use std::time::{Duration, Instant};
 
@@ -14,9 +17,9 @@ use tokio::{sync::mpsc, task::JoinSet};
 use crate::{
     Outcome,
     args::Plan,
-    backend::{Bed, content},
+    backend::{Bed, Place, content},
     pace::{Round, closed_loop, open_loop},
-    process::rss_kb,
+    process::{Cpu, rss_kb},
     raw::{self, Rows, Singles},
     report::{self, Line},
     stats::{Latencies, median},
@@ -52,14 +55,16 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
     let mut latencies = Latencies::new()?;
     let mut raws = Vec::new();
     let (mut rss, mut backlog, mut batches) = (0, 0, vec![]);
+    let (mut cpu, mut limit_cpu, mut messages) = (Cpu::default(), Cpu::default(), 0);
     for _ in 0..ROUNDS {
         bed.watch.settled().await;
         bed.watch.record(plan.is_limited());
-        let begun = Instant::now();
+        let (begun, cpu_begun) = (Instant::now(), Cpu::now()?);
         let round = closed(bed, singles, plan.part(ROUNDS)).await?;
         backlog = backlog.max(bed.watch.backlog());
         bed.watch.settled().await;
         settled.push(round.done as f64 / begun.elapsed().as_secs_f64());
+        cpu.add_since(cpu_begun)?;
         bed.watch.record(false);
         rates.push(round.rate());
         latencies.add(&round.latencies)?;
@@ -73,21 +78,35 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
             }
         }
         let rows: usize = sizes.iter().map(|(_, size)| size).sum();
-        for (raw, limits) in raws.iter_mut().zip([&mut limits, &mut wholes]) {
+        messages += rows as u64;
+        for (number, (raw, limits)) in raws.iter_mut().zip([&mut limits, &mut wholes]).enumerate() {
+            let cpu_begun = Cpu::now()?;
             limits.push(rows as f64 / raw.messages(&sizes, singles).await?.as_secs_f64());
+            if number == 0 {
+                limit_cpu.add_since(cpu_begun)?;
+            }
         }
         batches.extend(sizes.into_iter().map(|(_, size)| size as f64));
     }
     let (rate, limit) = (median(rates).unwrap_or_default(), median(limits));
-    Line::new(plan, "send", case, "acks/s")
+    let mut line = Line::new(plan, "send", case, "acks/s")
         .rate(Some(rate), limit)
         .latencies(&latencies)
         .rss_kb(rss)
         .more("limit_whole", median(wholes))
         .more("settled_rate", median(settled))
         .more("backlog", backlog)
-        .more("batch", median(batches))
-        .print(plan);
+        .more("batch", median(batches));
+    if let Place::Schema(_) = &bed.place {
+        for (name, time) in [
+            ("own_cpu_us", cpu.own),
+            ("server_cpu_us", cpu.others),
+            ("limit_server_cpu_us", limit_cpu.others),
+        ] {
+            line = line.more(name, time / messages.max(1));
+        }
+    }
+    line.print(plan);
     Ok((rate, limit))
 }
 
