@@ -4,15 +4,13 @@
 //! On Postgres also what it takes on the disk (`space`).
 //!
 //! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server. On
-//! SQLite once with the file in the system's cache, and once with none of it there (`cold`), when the disk is most of a latency.
+//! SQLite once with the file in the system's cache, and once (`cold`) with it taken out before each round, when the disk is most of a
+//! latency. The bare query takes rows as sqlx gives them, one by one.
 
 mod pg;
 mod sqlite;
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use im_engine::{ConversationId, Direction, Engine, HistoryRange, NewMessage, Seq, UserId};
@@ -28,6 +26,7 @@ use crate::{
     send, space,
     stats::{Latencies, median},
 };
+use sqlite::Cache;
 
 const ROUNDS: u32 = 5;
 const PAGE: usize = 50;
@@ -44,16 +43,23 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
         bed = started(plan, bed, &singles).await?;
         flat(plan, &bed, &singles).await?;
     }
-    bed = with(bed, sqlite::warm).await?;
-    let (rate, limit) = maximum(plan, &bed, &singles, length, "").await?;
+    let mut cache = match &bed.place {
+        Place::Folder(folder) => Some(Cache::of(&folder.path().join("chat.db"))?),
+        Place::Memory | Place::Schema(_) => None,
+    };
+    if let Some(cache) = &mut cache {
+        cache.warm()?;
+    }
+    let (rate, limit) = maximum(plan, &bed, &singles, length, None).await?;
     if let Some(load) = plan.rate {
         half(plan, &bed, &singles, length, load, (rate * load, limit)).await?;
     }
-    if let Place::Folder(_) = &bed.place {
-        bed = with(bed, sqlite::cool).await?;
-        maximum(plan, &bed, &singles, length, "/cold").await?;
+    if cache.is_some() {
+        maximum(plan, &bed, &singles, length, cache.as_ref()).await?;
     }
-    if let Place::Schema(schema) = bed.close().await? {
+    let place = bed.close().await?;
+    drop(cache);
+    if let Place::Schema(schema) = place {
         space::print(plan, &schema, &format!("{}-rows", plan.rows)).await?;
     }
     Ok(())
@@ -84,17 +90,6 @@ async fn started(plan: &Plan, bed: Bed, singles: &Singles) -> Outcome<Bed> {
         .rss_kb(rss_kb()?)
         .print(plan);
     Ok(bed)
-}
-
-/// Does something to the file of a bed, if it has one, while nobody has it open: closing it in this process would take SQLite's
-/// locks.
-async fn with(bed: Bed, change: fn(&Path) -> std::io::Result<()>) -> Outcome<Bed> {
-    let Place::Folder(_) = &bed.place else { return Ok(bed) };
-    let place = bed.close().await?;
-    if let Place::Folder(folder) = &place {
-        change(&folder.path().join("chat.db"))?;
-    }
-    Bed::open(place).await
 }
 
 /// Sends to as many conversations on both histories in turn.
@@ -199,23 +194,26 @@ async fn maximum(
     bed: &Bed,
     singles: &Singles,
     length: u64,
-    case: &str,
+    cold: Option<&Cache>,
 ) -> Outcome<(f64, Option<f64>)> {
     let (mut rates, mut limits) = (vec![], vec![]);
     let (mut latencies, mut raw_latencies, mut rss) = (Latencies::new()?, Latencies::new()?, 0);
-    let (mut raw, mut done, mut read_kb) = (None, 0, 0);
+    let mut raw = None;
+    let is_ours = matches!(bed.place, Place::Folder(_));
+    // Of each side: pages, and what was read from the disk for them.
+    let (mut read, mut raw_read) = (Disk::default(), Disk::default());
     let warm_up = plan.part(2 * ROUNDS);
     one_at_a_time(warm_up, |number| page(&bed.engine, place(singles, length, number))).await?;
     for turn in 1..=u64::from(ROUNDS) {
         // Other pages for each side: who comes second would find those of the first in the cache.
         let begin = turn * 1_000_003;
-        let before = disk_kb()?;
+        cold.map(Cache::cool).transpose()?;
+        let before = Disk::kb(is_ours)?;
         let own = one_at_a_time(plan.part(ROUNDS), |number| {
             page(&bed.engine, place(singles, length, begin + number))
         });
         let own = own.await?;
-        read_kb += disk_kb()? - before;
-        done += own.done;
+        read.add(own.done, Disk::kb(is_ours)? - before);
         rates.push(own.rate());
         latencies.add(&own.latencies)?;
         if raw.is_none() {
@@ -226,22 +224,52 @@ async fn maximum(
             }
         }
         if let Some(raw) = &mut raw {
+            cold.map(Cache::cool).transpose()?;
+            let before = Disk::kb(is_ours)?;
             let round = bare(&mut **raw, plan.part(ROUNDS), singles, length, begin + 500_001).await?;
+            raw_read.add(round.done, Disk::kb(is_ours)? - before);
             limits.push(round.rate());
             raw_latencies.add(&round.latencies)?;
         }
     }
     let (rate, limit) = (median(rates).unwrap_or_default(), median(limits));
+    let case = if cold.is_some() { "/cold" } else { "" };
     let mut line = Line::new(plan, "history", format!("{}-rows{case}", plan.rows), "pages/s")
         .rate(Some(rate), limit)
         .latencies(&latencies)
         .rss_kb(rss)
         .more("limit_p99_ms", raw_latencies.quantile_ms(0.99));
-    if let Place::Folder(_) = &bed.place {
-        line = line.more("disk_kb_per_page", read_kb / done.max(1));
+    if is_ours {
+        line = line
+            .more("disk_kb_per_page", read.kb_per_page())
+            .more("limit_disk_kb_per_page", raw_read.kb_per_page());
     }
     line.print(plan);
     Ok((rate, limit))
+}
+
+/// What pages had read from the disk.
+#[derive(Debug, Default)]
+struct Disk {
+    pages: u64,
+    kb: u64,
+}
+
+impl Disk {
+    /// What this process has had read so far; nothing where it does not read the data itself.
+    fn kb(is_ours: bool) -> Outcome<u64> {
+        if is_ours { disk_kb() } else { Ok(0) }
+    }
+
+    fn add(&mut self, pages: u64, kb: u64) {
+        self.pages += pages;
+        self.kb += kb;
+    }
+
+    /// To a tenth.
+    fn kb_per_page(&self) -> f64 {
+        (10.0 * self.kb as f64 / self.pages.max(1) as f64).round() / 10.0
+    }
 }
 
 async fn half(

@@ -65,6 +65,12 @@ fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, m
         let (space, printed): (Vec<_>, Vec<_>) =
             run(&args).into_iter().partition(|line| line["work"] == "space");
         assert_eq!(printed.len(), lines, "{printed:?}");
+        let has = |name: &str| printed.iter().filter(|line| line[name].is_number()).count();
+        // A server's own reads are not seen, and a file's processor time is this process's.
+        assert_eq!(has("disk_kb_per_page"), if (work, *backend) == ("history", "sqlite") { 2 } else { 0 });
+        for name in ["own_cpu_us", "server_cpu_us", "limit_server_cpu_us"] {
+            assert_eq!(has(name), if (work, *backend) == ("send", "pg") { 2 } else { 0 }, "{name}");
+        }
         for line in printed {
             // Nothing bare receives.
             let is_limited = (*backend != "memory" || limited_in_memory)

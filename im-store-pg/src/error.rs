@@ -71,7 +71,8 @@ fn of_sqlx(error: &sqlx::Error) -> (ErrorKind, Outcome) {
         sqlx::Error::Configuration(cause) => {
             (cause.downcast_ref().map_or(ErrorKind::Invalid, |NotSent { kind, .. }| *kind), Outcome::NotDone)
         }
-        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => (ErrorKind::Corrupt, Outcome::NotDone),
+        // An answer came: what it was asked for may be done.
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => (ErrorKind::Corrupt, Outcome::Unknown),
         _ => (ErrorKind::Other, Outcome::NotDone),
     }
 }
@@ -143,5 +144,8 @@ mod tests {
         let not_sent = sqlx::Error::Configuration(Box::new(not_sent));
         assert_eq!(of_sqlx(&not_sent), (ErrorKind::Full, Outcome::NotDone));
         assert_eq!(of_sqlx(&sqlx::Error::PoolTimedOut), (ErrorKind::Unavailable, Outcome::NotDone));
+        // Of an append, its commit may stand.
+        let unreadable = sqlx::Error::Decode("no number".into());
+        assert_eq!(of_sqlx(&unreadable), (ErrorKind::Corrupt, Outcome::Unknown));
     }
 }

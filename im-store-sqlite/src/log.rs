@@ -14,7 +14,7 @@ use crate::{
     epochs::LogEpoch,
     error::{BACKEND, failed, invalid, other_incarnation},
     messages,
-    rows::{Columns, limit, message_row},
+    rows::{Columns, limit, message_text},
     tail,
 };
 
@@ -43,7 +43,7 @@ impl SqliteLog {
         let end = *self.0.end.borrow();
         let rows = sqlx::query(concat!(
             "SELECT ",
-            message_row!(),
+            message_text!(),
             " FROM messages m WHERE m.id > ? AND m.id <= ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
         ))
         .bind(after)

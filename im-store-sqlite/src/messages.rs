@@ -10,7 +10,7 @@ use crate::{
     epochs::Epochs,
     error::{corrupt, failed},
     fresh::Fresh,
-    rows::{Columns, Statement, message_row, number, receipt_columns},
+    rows::{Columns, Statement, message_text, number, receipt_columns},
     tail,
     timelines::{self, Timelines},
     values::{MOST_ROWS, Steps, Values},
@@ -196,7 +196,7 @@ pub(crate) async fn heads(
 }
 
 static RECORDS: Values = Values::new(
-    concat!("SELECT ", message_row!(), " FROM"),
+    concat!("SELECT ", message_text!(), " FROM"),
     1,
     "v CROSS JOIN messages m ON m.id = v.column1",
 );
@@ -215,7 +215,8 @@ pub(crate) async fn records(inner: &Inner, ids: &[i64], operation: &'static str)
         let query = chunk.iter().fold(query, |query, id| query.bind(*id));
         for row in query.fetch_all(inner.readers()).await.map_err(failed(operation))? {
             let message = Columns::new(&row, 0, operation).message(0)?;
-            found.insert(message.id, message.record(operation)?);
+            let record = message.record().map_err(|error| corrupt(operation, error))?;
+            found.insert(message.id(), record);
         }
     }
     let record = |(id, known): (&i64, Option<Arc<Record>>)| {

@@ -21,16 +21,16 @@ use crate::{
 /// The sequence id of read marks in `timelines`: above every record.
 pub(crate) const MARKS: i64 = i64::MAX;
 
-/// A [`MessageRow`] as one JSON text; from `messages m`. sqlx copies each value of a row by itself: to take sixteen apart
-/// costs a page of history a third of its time.
-macro_rules! message_row {
+/// A message as one text: its row as a JSON list, and the content behind it as it is; from `messages m`. sqlx copies each value of a
+/// row by itself: to take sixteen apart costs a page of history a third of its time.
+macro_rules! message_text {
     () => {
         "json_array(m.id, m.log_epoch, m.log_offset, m.sequence_id, m.ordinal, m.created_at, m.content_hash, \
          m.conversation_id, m.send_from, m.device, m.send_to, m.client_msg_id, m.hole_after, m.kind, m.content_type, \
-         m.content)"
+         octet_length(m.content)) || m.content"
     };
 }
-pub(crate) use message_row;
+pub(crate) use message_text;
 
 /// The columns of a receipt, in the order in which [`Columns::found`] reads them; from `messages m`.
 macro_rules! receipt_columns {
@@ -113,40 +113,75 @@ impl<'r> Columns<'r> {
         let epoch = self.optional_int(1)?.map(u32::try_from).transpose().map_err(|error| self.bad(error))?;
         let receipt = Receipt {
             mark: self.mark(3)?,
-            position: position(epochs, self.int(0)?, epoch, self.optional_int(2)?),
+            position: self.position(epochs, self.int(0)?, epoch, self.optional_int(2)?)?,
             created_at: Timestamp(self.int(5)?),
         };
         Ok(Found { receipt, hash: ContentHash(self.int(6)?.cast_unsigned()) })
     }
 
-    /// The [`message_row`] in a column.
-    pub(crate) fn message(&self, column: usize) -> Result<MessageRow<'r>> {
-        serde_json::from_str(self.text(column)?).map_err(|error| self.bad(error))
+    /// The [`message_text`] in a column.
+    pub(crate) fn message(&self, column: usize) -> Result<Message<'r>> {
+        match Message::first(self.text(column)?) {
+            Ok((message, "")) => Ok(message),
+            Ok(_) => Err(self.bad("a message that is longer than it says")),
+            Err(error) => Err(self.bad(error)),
+        }
     }
 
-    /// The record in the [`message_row`] of a column.
+    /// The record in the [`message_text`] of a column.
     pub(crate) fn record(&self, column: usize) -> Result<Arc<Record>> {
-        self.message(column)?.record(self.operation)
+        self.message(column)?.record().map_err(|error| self.bad(error))
     }
 
-    /// The records in a JSON list of such rows; none where it is NULL.
+    /// The records in a column of such texts, one after the other; none where it is NULL.
     pub(crate) fn records(&self, column: usize) -> Result<Vec<Arc<Record>>> {
-        let Some(list) = self.optional_text(column)? else { return Ok(Vec::new()) };
-        let rows: Vec<MessageRow<'_>> = serde_json::from_str(list).map_err(|error| self.bad(error))?;
-        rows.iter().map(|row| row.record(self.operation)).collect()
+        let mut rest = self.optional_text(column)?.unwrap_or_default();
+        let mut records = Vec::new();
+        while !rest.is_empty() {
+            let (message, behind) = Message::first(rest).map_err(|error| self.bad(error))?;
+            records.push(message.record().map_err(|error| self.bad(error))?);
+            rest = behind;
+        }
+        Ok(records)
     }
 
     /// The record with its position.
     pub(crate) fn log_record(&self, column: usize, epochs: &Epochs) -> Result<LogRecord> {
         let message = self.message(column)?;
-        Ok(LogRecord { position: message.position(epochs), record: message.record(self.operation)? })
+        let MessageRow { id, log_epoch, log_offset, .. } = message.row;
+        let position = self.position(epochs, id, log_epoch, log_offset)?;
+        Ok(LogRecord { position, record: message.record().map_err(|error| self.bad(error))? })
+    }
+
+    /// A message's position: in another log where it has one there, else that of its id in this file's.
+    fn position(
+        &self,
+        epochs: &Epochs,
+        id: i64,
+        epoch: Option<u32>,
+        offset: Option<i64>,
+    ) -> Result<Position> {
+        match (epoch, offset) {
+            (Some(epoch), Some(offset)) => {
+                Ok(Position { epoch: Epoch(epoch), offset: offset.unsigned_abs() })
+            }
+            (None, None) => Ok(epochs.position(id)),
+            _ => Err(self.bad("half a position")),
+        }
     }
 }
 
-/// A row of `messages`.
+/// A message out of its [`message_text`].
+#[derive(Debug)]
+pub(crate) struct Message<'r> {
+    row: MessageRow<'r>,
+    content: &'r str,
+}
+
+/// A row of `messages` but for the content.
 #[derive(Debug, Deserialize)]
-pub(crate) struct MessageRow<'r> {
-    pub(crate) id: i64,
+struct MessageRow<'r> {
+    id: i64,
     log_epoch: Option<u32>,
     log_offset: Option<i64>,
     sequence_id: i64,
@@ -165,47 +200,45 @@ pub(crate) struct MessageRow<'r> {
     kind: RecordKind,
     #[serde(borrow)]
     content_type: Cow<'r, str>,
-    #[serde(borrow)]
-    content: Cow<'r, str>,
+    content_bytes: usize,
 }
 
-impl MessageRow<'_> {
-    pub(crate) fn position(&self, epochs: &Epochs) -> Position {
-        position(epochs, self.id, self.log_epoch, self.log_offset)
+impl<'r> Message<'r> {
+    /// The first of such texts, and what comes behind it.
+    fn first(text: &'r str) -> Result<(Self, &'r str), String> {
+        let mut rows = serde_json::Deserializer::from_str(text).into_iter::<MessageRow<'r>>();
+        let row = rows.next().ok_or("no message")?.map_err(|error| error.to_string())?;
+        let text = &text[rows.byte_offset()..];
+        let (content, behind) =
+            text.split_at_checked(row.content_bytes).ok_or("a message that is cut off")?;
+        Ok((Self { row, content }, behind))
     }
 
-    pub(crate) fn record(&self, operation: &'static str) -> Result<Arc<Record>> {
-        self.parse().map(Arc::new).map_err(|error| corrupt(operation, error))
+    pub(crate) fn id(&self) -> i64 {
+        self.row.id
     }
 
-    fn parse(&self) -> Result<Record, String> {
+    pub(crate) fn record(&self) -> Result<Arc<Record>, String> {
         fn bad(error: impl Display) -> String {
             error.to_string()
         }
-        Ok(Record {
-            conversation: ConversationId::new(&*self.conversation_id).map_err(bad)?,
-            seq: Seq(self.sequence_id.unsigned_abs()),
-            ordinal: Ordinal(self.ordinal.unsigned_abs()),
-            created_at: Timestamp(self.created_at),
-            sender: UserId::sender(&*self.send_from).map_err(bad)?,
-            device: self.device.as_deref().map(DeviceId::new).transpose().map_err(bad)?,
-            send_to: self.send_to.as_deref().map(UserId::new).transpose().map_err(bad)?,
-            client_msg_id: ClientMsgId::new(&*self.client_msg_id).map_err(bad)?,
-            hole_after: self.hole_after.map(|seq| Seq(seq.unsigned_abs())),
-            kind: self.kind,
-            content_type: ContentType::from_name(&self.content_type)
-                .ok_or_else(|| format!("unknown content type {}", self.content_type))?,
-            content: Arc::from(&*self.content),
-            hash: ContentHash(self.content_hash.cast_unsigned()),
-        })
-    }
-}
-
-/// A message's position: its own where another log has it, else its id in this file's.
-fn position(epochs: &Epochs, id: i64, epoch: Option<u32>, offset: Option<i64>) -> Position {
-    match epoch.zip(offset) {
-        Some((epoch, offset)) => Position { epoch: Epoch(epoch), offset: offset.unsigned_abs() },
-        None => epochs.position(id),
+        let row = &self.row;
+        Ok(Arc::new(Record {
+            conversation: ConversationId::new(&*row.conversation_id).map_err(bad)?,
+            seq: Seq(row.sequence_id.unsigned_abs()),
+            ordinal: Ordinal(row.ordinal.unsigned_abs()),
+            created_at: Timestamp(row.created_at),
+            sender: UserId::sender(&*row.send_from).map_err(bad)?,
+            device: row.device.as_deref().map(DeviceId::new).transpose().map_err(bad)?,
+            send_to: row.send_to.as_deref().map(UserId::new).transpose().map_err(bad)?,
+            client_msg_id: ClientMsgId::new(&*row.client_msg_id).map_err(bad)?,
+            hole_after: row.hole_after.map(|seq| Seq(seq.unsigned_abs())),
+            kind: row.kind,
+            content_type: ContentType::from_name(&row.content_type)
+                .ok_or_else(|| format!("unknown content type {}", row.content_type))?,
+            content: Arc::from(self.content),
+            hash: ContentHash(row.content_hash.cast_unsigned()),
+        }))
     }
 }
 
@@ -220,4 +253,42 @@ pub(crate) fn number(number: u64) -> i64 {
 /// A count of rows for a LIMIT.
 pub(crate) fn limit(rows: usize) -> i64 {
     number(rows as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text of a message whose content is said to have so many bytes.
+    fn text(bytes: usize, content: &str) -> String {
+        format!(r#"[7,null,null,1,1,0,0,"group:g","a",null,null,"c",null,1,"text",{bytes}]{content}"#)
+    }
+
+    #[test]
+    fn a_content_is_what_has_its_length_whatever_it_looks_like() {
+        let contents = ["", &text(3, "abc"), "[", "你\0"];
+        let all: String = contents.iter().map(|content| text(content.len(), content)).collect();
+        let mut rest = &*all;
+        for content in contents {
+            let (message, behind) = Message::first(rest).unwrap();
+            assert_eq!(message.content, content);
+            rest = behind;
+        }
+        assert_eq!(rest, "");
+    }
+
+    #[test]
+    fn a_damaged_text_is_an_error() {
+        let bad = [
+            text(4, "abc"),
+            text(1, "你"),
+            "[7]".to_owned(),
+            "[7".to_owned(),
+            String::new(),
+            "abc".to_owned(),
+        ];
+        for text in bad {
+            Message::first(&text).expect_err(&text);
+        }
+    }
 }

@@ -13,9 +13,9 @@ use crate::{
     apply,
     checkpoints::{self, Of},
     connect::Inner,
-    error::{BACKEND, failed},
+    error::{BACKEND, corrupt, failed},
     messages::{self, last_messages, messages_at},
-    rows::{Columns, limit, message_row, number},
+    rows::{Columns, limit, message_text, number},
     store_epochs,
     timelines::Page,
     values::{MOST_ROWS, Values},
@@ -36,12 +36,12 @@ impl From<SqliteStore> for StorePart {
     }
 }
 
-static GET: Values = Values::new(concat!("SELECT v.column1, ", message_row!(), " FROM"), 4, messages_at!());
+static GET: Values = Values::new(concat!("SELECT v.column1, ", message_text!(), " FROM"), 4, messages_at!());
 
 static LAST: Values =
-    Values::new(concat!("SELECT v.column1, ", message_row!(), " FROM"), 3, last_messages!());
+    Values::new(concat!("SELECT v.column1, ", message_text!(), " FROM"), 3, last_messages!());
 
-/// The head of a conversation and the records of a range, as one JSON list: each row is a message to another thread.
+/// The head of a conversation, and the records of a range one after the other in one text: each row is a message to another thread.
 macro_rules! page {
     ($order:literal) => {
         concat!(
@@ -49,8 +49,8 @@ macro_rules! page {
              AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), \
              (SELECT h.ordinal FROM timelines h WHERE h.conversation_id = ?1 \
              AND h.sequence_id < 9223372036854775807 ORDER BY h.sequence_id DESC LIMIT 1), \
-             (SELECT '[' || group_concat(message) || ']' FROM (SELECT ",
-            message_row!(),
+             (SELECT group_concat(message, '') FROM (SELECT ",
+            message_text!(),
             " AS message FROM timelines t CROSS JOIN messages m ON m.id = t.message \
              WHERE t.conversation_id = ?1 AND t.sequence_id BETWEEN ?2 AND ?3 ORDER BY t.sequence_id ",
             $order,
@@ -101,7 +101,16 @@ impl SqliteStore {
             .await
             .map_err(failed(operation))?;
         let columns = Columns::new(&row, 0, operation);
-        Ok((columns.records(2)?, columns.optional_mark(0)?.unwrap_or_default()))
+        let records = columns.records(2)?;
+        // SQLite keeps the order of what it puts together, and does not promise it.
+        let is_in_order = match query.direction {
+            Direction::Forward => records.is_sorted_by(|a, b| a.seq < b.seq),
+            Direction::Backward => records.is_sorted_by(|a, b| a.seq > b.seq),
+        };
+        if !is_in_order {
+            return Err(corrupt(operation, "a page that is not in order"));
+        }
+        Ok((records, columns.optional_mark(0)?.unwrap_or_default()))
     }
 }
 
@@ -182,7 +191,7 @@ impl MessageStore for SqliteStore {
         let (epochs, max) = (self.0.epochs(), max.min(MOST_RECORDS));
         let mut rows = sqlx::query(concat!(
             "SELECT ",
-            message_row!(),
+            message_text!(),
             " FROM messages m WHERE m.log_partition = ? AND (m.log_epoch, m.log_offset) > (?, ?) \
              ORDER BY m.log_epoch, m.log_offset LIMIT ?"
         ))
@@ -196,7 +205,7 @@ impl MessageStore for SqliteStore {
         if partition == Partition(0) && !epochs.is_empty() {
             let own = sqlx::query(concat!(
                 "SELECT ",
-                message_row!(),
+                message_text!(),
                 " FROM messages m WHERE m.id > ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
             ))
             .bind(epochs.id_at(after))

@@ -305,7 +305,7 @@ async fn a_record_is_read_from_the_file_as_it_was_written() {
             kind: RecordKind::Message,
             content_type: ContentType::Text,
             content: (*content).into(),
-            hash: ContentHash(u64::MAX),
+            hash: ContentHash((1 << 63) + 1),
             floor: None,
         };
         let full = Append {
@@ -315,7 +315,7 @@ async fn a_record_is_read_from_the_file_as_it_was_written() {
             client_msg_id: ClientMsgId::fresh(),
             kind: RecordKind::Other(65_535),
             content_type: ContentType::Custom,
-            hash: ContentHash(0),
+            hash: ContentHash((1 << 53) + 1),
             ..plain.clone()
         };
         [plain, full]

@@ -9,7 +9,6 @@ use std::{
 
 use async_trait::async_trait;
 use im_engine::ConversationId;
-use rustix::fs::{Advice, fadvise};
 use sqlx::{
     ConnectOptions, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -63,17 +62,32 @@ pub(super) async fn fill(path: &Path, length: u64) -> Outcome {
     Ok(())
 }
 
-/// Reads the file once, so that the system has it in its cache.
-pub(super) fn warm(path: &Path) -> io::Result<()> {
-    io::copy(&mut File::open(path)?, &mut sink()).map(drop)
-}
+/// The file in the system's cache, or out of it. To be dropped when SQLite has closed the file: closing one takes from the process
+/// all locks on it, SQLite's too.
+pub(super) struct Cache(File);
 
-/// Takes the file out of the system's cache.
-pub(super) fn cool(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    // What the disk does not have stays in the cache.
-    file.sync_all()?;
-    Ok(fadvise(&file, 0, None, Advice::DontNeed)?)
+impl Cache {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        File::open(path).map(Self)
+    }
+
+    /// Reads the file once, so that the system has it.
+    pub(super) fn warm(&mut self) -> io::Result<()> {
+        io::copy(&mut self.0, &mut sink()).map(drop)
+    }
+
+    /// Takes it out.
+    #[cfg(target_os = "linux")]
+    pub(super) fn cool(&self) -> io::Result<()> {
+        // What the disk does not have would stay.
+        self.0.sync_all()?;
+        Ok(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn cool(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// The bare query on the same file, on a connection like those that the engine reads with.
