@@ -63,7 +63,7 @@
 //!
 //! # Limits
 //! SQLite writes with one thread; the README says how fast that was, and beside what. A page of history is one text to SQLite, of at
-//! most 10⁹ bytes; a longer one is `Invalid`. Links the SQLite that sqlx bundles: a program can have only one (`links = "sqlite3"`).
+//! most 10⁹ bytes with about 200 for each record beside its content; a longer one is `Invalid`. Links the SQLite that sqlx bundles: a program can have only one (`links = "sqlite3"`).
 
 mod append;
 mod apply;
