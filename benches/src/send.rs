@@ -5,7 +5,8 @@
 //! inbox entries too; `settled_rate` counts messages until the last of them was fanned out.
 //!
 //! On a server beside, also the processor time for each message until it was fanned out: `own_cpu_us` of this process, senders and
-//! engine; `server_cpu_us` of everything else on the machine, with what the bare rows left it to do later; and `limit_server_cpu_us`, the same for a message of the limit.
+//! engine; `server_cpu_us` of everything else on the machine, with what the bare rows left it to do later; and
+//! `limit_server_cpu_us`, the same for a message of the limit.
 
 use std::time::{Duration, Instant};
 
