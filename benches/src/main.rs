@@ -35,7 +35,19 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match Args::parse().work {
+    // On a worker, where a server's handlers run: what `main` itself awaits wakes another thread each time.
+    let outcome = tokio::spawn(run(Args::parse().work)).await.unwrap_or_else(|panic| Err(panic.into()));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("im-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(work: Work) -> Outcome {
+    match work {
         Work::Send(plan) => send::run(&plan).await,
         Work::Fanout(plan) => fanout::run(&plan).await,
         Work::Ws(Plan { backend: Backend::Pg, .. }) | Work::Idle(Plan { backend: Backend::Pg, .. }) => {
@@ -46,12 +58,5 @@ async fn main() -> ExitCode {
         Work::History(plan) => history::run(&plan).await,
         Work::Side(side) => side::run(&side).await,
         Work::Drive(drive) => drive::run(&drive).await,
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("im-bench: {failure}");
-            ExitCode::FAILURE
-        }
     }
 }

@@ -251,7 +251,7 @@ mod tests {
         });
         let moved = async || {
             let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM timelines");
-            count.fetch_one(sqlite.inner().readers()).await.unwrap()
+            count.fetch_one(&mut *sqlite.inner().readers.lend("test").await.unwrap()).await.unwrap()
         };
         // Some are, and the others wait for their turn.
         while moved().await == 0 || file.strong_count() > 1 {

@@ -1,7 +1,7 @@
 //! Checkpoints of the persist and fan-out projections.
 
 use im_core::{Checkpoint, Epoch, Incarnation, Lineage, Partition, Position, Result};
-use sqlx::{SqliteConnection, SqliteExecutor};
+use sqlx::SqliteConnection;
 
 use crate::{
     error::{corrupt, failed},
@@ -62,7 +62,7 @@ pub(crate) async fn store(
 
 /// Reads a checkpoint.
 pub(crate) async fn load(
-    file: impl SqliteExecutor<'_>,
+    conn: &mut SqliteConnection,
     of: Of,
     partition: Partition,
     operation: &'static str,
@@ -73,7 +73,7 @@ pub(crate) async fn load(
     )
     .bind(of.as_str())
     .bind(partition.0)
-    .fetch_optional(file)
+    .fetch_optional(conn)
     .await
     .map_err(failed(operation))?;
     let Some(row) = row else { return Ok(None) };

@@ -13,8 +13,8 @@ use im_core::{
     memory::{Memory, MemoryNotifier, MemoryPresence},
 };
 use sqlx::{
-    ConnectOptions, Connection, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
+    ConnectOptions, Connection, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 use tokio::{
     sync::{MappedMutexGuard, MutexGuard, watch},
@@ -32,6 +32,7 @@ use crate::{
     expire::Pass,
     fresh::{self, Fresh, closed},
     incarnation,
+    readers::Readers,
     rows::number,
     schema,
     tail::Tail,
@@ -60,7 +61,8 @@ pub(crate) struct Inner {
     writer: tokio::sync::Mutex<Option<Writer>>,
     /// Where everything runs that writes.
     pub(crate) thread: WriterThread,
-    readers: SqlitePool,
+    /// What reads borrow.
+    pub(crate) readers: Readers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) expiry: Duration,
     pub(crate) durability: Durability,
@@ -204,14 +206,10 @@ impl Inner {
         let epochs = Epochs::load(&mut conn).await?;
         let own_end = epochs.end(&mut conn).await?;
         let delivered = checkpoints::load(&mut conn, Of::Inbox, Partition(0), OPERATION).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(config.readers)
-            .test_before_acquire(false)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(
-                options.pragma("query_only", "ON").pragma("cache_size", cache_size(config.cache_bytes / 16)),
-            );
+        let readers = Readers::new(
+            options.pragma("query_only", "ON").pragma("cache_size", cache_size(config.cache_bytes / 16)),
+            config.readers,
+        );
         let (durability, acked) = if config.survives_power_failure {
             (Durability::Synced, Sync::Full)
         } else {
@@ -267,11 +265,6 @@ impl Inner {
         if let Some(writer) = self.writer.lock().await.as_mut() {
             writer.noted(operation, error);
         }
-    }
-
-    /// Connections to read with.
-    pub(crate) fn readers(&self) -> &SqlitePool {
-        &self.readers
     }
 
     /// The epochs of the own log.

@@ -147,7 +147,7 @@ impl ConversationStore for SqliteStore {
 
     async fn get(&self, ids: &[ConversationId]) -> Result<Vec<Option<Conversation>>> {
         let operation = "conversations.get";
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        let mut conn = self.0.readers.lend(operation).await?;
         get(&mut conn, ids, operation).await
     }
 
@@ -158,7 +158,7 @@ impl ConversationStore for SqliteStore {
         after: &Option<ConversationId>,
         max: usize,
     ) -> Result<Vec<Membership>> {
-        let mut conn = self.0.readers().acquire().await.map_err(failed("conversations.list"))?;
+        let mut conn = self.0.readers.lend("conversations.list").await?;
         let (device, after) = (device.as_ref(), after.as_ref());
         memberships::list(&mut conn, &self.0.timelines, user, device, after, max.min(MOST_MEMBERS)).await
     }
@@ -178,7 +178,7 @@ impl ConversationStore for SqliteStore {
         .bind(user.as_str())
         .bind(after.as_ref().map_or("", ConversationId::as_str))
         .bind(limit(max.min(MOST_MEMBERS)))
-        .fetch_all(self.0.readers())
+        .fetch_all(&mut *self.0.readers.lend(operation).await?)
         .await
         .map_err(failed(operation))?;
         rows.iter().map(|row| Columns::new(row, 0, operation).parse(0, ConversationId::new)).collect()
@@ -190,7 +190,7 @@ impl ConversationStore for SqliteStore {
         device: &Option<DeviceId>,
     ) -> Result<Vec<Option<Membership>>> {
         let operation = "conversations.memberships";
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        let mut conn = self.0.readers.lend(operation).await?;
         memberships::get(&mut conn, &self.0.timelines, wanted, device.as_ref(), operation).await
     }
 
@@ -210,7 +210,7 @@ impl ConversationStore for SqliteStore {
         .bind(after.as_ref().map_or("", UserId::as_str))
         .bind(number(at.0))
         .bind(limit(max.min(MOST_MEMBERS)))
-        .fetch_all(self.0.readers())
+        .fetch_all(&mut *self.0.readers.lend(operation).await?)
         .await
         .map_err(failed(operation))?;
         let member = |columns: Columns<'_>| {
@@ -224,13 +224,14 @@ impl ConversationStore for SqliteStore {
     }
 
     async fn count_members(&self, conversation: &ConversationId) -> Result<usize> {
+        let operation = "conversations.count_members";
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM group_members WHERE conversation_id = ? AND left_after IS NULL",
         )
         .bind(conversation.as_str())
-        .fetch_one(self.0.readers())
+        .fetch_one(&mut *self.0.readers.lend(operation).await?)
         .await
-        .map_err(failed("conversations.count_members"))?;
+        .map_err(failed(operation))?;
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
@@ -241,7 +242,7 @@ impl ConversationStore for SqliteStore {
 
     async fn applied(&self, ids: &[ConversationId]) -> Result<Vec<Mark>> {
         let operation = "conversations.applied";
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        let mut conn = self.0.readers.lend(operation).await?;
         members::applied(&mut conn, ids, operation).await
     }
 }

@@ -49,7 +49,8 @@ impl Standing {
         Ok(match self.checkpoints.entry(partition) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                unknown.insert(checkpoints::load(inner.readers(), Of::Inbox, partition, operation).await?)
+                let mut conn = inner.readers.lend(operation).await?;
+                unknown.insert(checkpoints::load(&mut conn, Of::Inbox, partition, operation).await?)
             }
         })
     }
@@ -171,7 +172,7 @@ async fn is_in_file(inner: &Inner, record: &LogRecord) -> Result<bool> {
     .bind(id(record))
     .bind(Arc::<str>::from(record.record.conversation.clone()))
     .bind(number(record.record.seq.0))
-    .fetch_optional(inner.readers())
+    .fetch_optional(&mut *inner.readers.lend(OPERATION).await?)
     .await
     .map_err(failed(OPERATION))?;
     Ok(found.is_some())

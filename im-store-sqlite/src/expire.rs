@@ -117,7 +117,7 @@ async fn highest_expired(inner: &Inner, before: i64) -> Result<Option<i64>> {
          max(highest)) FROM inbox_deliveries WHERE delivered_at < ?1",
     )
     .bind(before)
-    .fetch_one(inner.readers())
+    .fetch_one(&mut *inner.readers.lend(OPERATION).await?)
     .await
     .map_err(failed(OPERATION))?;
     Ok(highest)
@@ -141,7 +141,7 @@ async fn find(
     .bind(from)
     .bind(highest)
     .bind(limit(max))
-    .fetch_all(inner.readers())
+    .fetch_all(&mut *inner.readers.lend(OPERATION).await?)
     .await
     .map_err(failed(OPERATION))?;
     let mut expired: Vec<(UserId, i64)> = Vec::new();

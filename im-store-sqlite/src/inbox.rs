@@ -56,7 +56,9 @@ pub(crate) async fn ends(
         for (index, user) in chunk.iter().enumerate() {
             query = query.bind(index as i64).bind(Arc::<str>::from(user.clone()));
         }
-        for row in query.fetch_all(inner.readers()).await.map_err(failed(operation))? {
+        for row in
+            query.fetch_all(&mut *inner.readers.lend(operation).await?).await.map_err(failed(operation))?
+        {
             let columns = Columns::new(&row, 0, operation);
             let end = &mut ends[columns.int(0)? as usize];
             *end = (*end).max(columns.optional_int(1)?).max(columns.optional_int(2)?);
@@ -75,8 +77,9 @@ impl SqliteInbox {
         let operation = "inbox.pull";
         // Before the file, as above.
         let fresh = self.0.entries.from(user, after, max + 1);
+        let mut conn = self.0.readers.lend(operation).await?;
         let mut rows =
-            sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(self.0.readers());
+            sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(&mut *conn);
         let mut is_proven = false;
         let mut entries = BTreeSet::new();
         // A row has at least one entry, and mostly many: no more rows are read than the page takes.

@@ -89,6 +89,7 @@ mod members;
 mod memberships;
 mod messages;
 mod pack;
+mod readers;
 mod rows;
 mod schema;
 mod store;

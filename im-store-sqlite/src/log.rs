@@ -49,7 +49,7 @@ impl SqliteLog {
         .bind(after)
         .bind(end)
         .bind(limit(max))
-        .fetch_all(self.0.readers())
+        .fetch_all(&mut *self.0.readers.lend(operation).await?)
         .await
         .map_err(failed(operation))?;
         // Not before: a record of an epoch that was opened meanwhile would be taken for one of the epoch before.
@@ -137,7 +137,7 @@ impl MessageLog for SqliteLog {
 
     async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {
         let operation = "log.find";
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        let mut conn = self.0.readers.lend(operation).await?;
         messages::find(&mut conn, keys, &self.0.epochs(), operation).await
     }
 

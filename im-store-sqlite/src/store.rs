@@ -97,7 +97,7 @@ impl SqliteStore {
             .bind(number(query.from.0))
             .bind(number(to.0))
             .bind(limit(wanted))
-            .fetch_one(self.0.readers())
+            .fetch_one(&mut *self.0.readers.lend(operation).await?)
             .await
             .map_err(failed(operation))?;
         let columns = Columns::new(&row, 0, operation);
@@ -117,12 +117,13 @@ impl SqliteStore {
 #[async_trait]
 impl MessageStore for SqliteStore {
     async fn info(&self) -> Result<StoreInfo> {
+        let mut conn = self.0.readers.lend("store.info").await?;
         Ok(StoreInfo {
             backend: BACKEND,
             durability: self.0.durability,
             incarnation: self.0.incarnation.clone(),
             loss_window: Duration::ZERO,
-            first_epoch: store_epochs::first(self.0.readers()).await?,
+            first_epoch: store_epochs::first(&mut conn).await?,
         })
     }
 
@@ -131,7 +132,9 @@ impl MessageStore for SqliteStore {
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
-        checkpoints::load(self.0.readers(), Of::Store, partition, "store.checkpoint").await
+        let operation = "store.checkpoint";
+        let mut conn = self.0.readers.lend(operation).await?;
+        checkpoints::load(&mut conn, Of::Store, partition, operation).await
     }
 
     async fn apply(&self, batch: &Batch) -> Result<()> {
@@ -160,7 +163,10 @@ impl MessageStore for SqliteStore {
             for (index, (conversation, seq)) in chunk.iter().enumerate() {
                 query = messages::bind_place(query, index, conversation, *seq, &self.0.timelines);
             }
-            let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
+            let rows = query
+                .fetch_all(&mut *self.0.readers.lend(operation).await?)
+                .await
+                .map_err(failed(operation))?;
             Self::place(&rows, records, operation)?;
         }
         Ok(records)
@@ -168,7 +174,7 @@ impl MessageStore for SqliteStore {
 
     async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {
         let operation = "store.find";
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        let mut conn = self.0.readers.lend(operation).await?;
         messages::find(&mut conn, keys, &self.0.epochs(), operation).await
     }
 
@@ -180,7 +186,10 @@ impl MessageStore for SqliteStore {
             for (index, id) in chunk.iter().enumerate() {
                 query = messages::bind_last(query, index, id, &self.0.timelines);
             }
-            let rows = query.fetch_all(self.0.readers()).await.map_err(failed(operation))?;
+            let rows = query
+                .fetch_all(&mut *self.0.readers.lend(operation).await?)
+                .await
+                .map_err(failed(operation))?;
             Self::place(&rows, records, operation)?;
         }
         Ok(records)
@@ -199,7 +208,7 @@ impl MessageStore for SqliteStore {
         .bind(after.epoch.0)
         .bind(number(after.offset))
         .bind(limit(max))
-        .fetch_all(self.0.readers())
+        .fetch_all(&mut *self.0.readers.lend(operation).await?)
         .await
         .map_err(failed(operation))?;
         if partition == Partition(0) && !epochs.is_empty() {
@@ -210,7 +219,7 @@ impl MessageStore for SqliteStore {
             ))
             .bind(epochs.id_at(after))
             .bind(limit(max))
-            .fetch_all(self.0.readers())
+            .fetch_all(&mut *self.0.readers.lend(operation).await?)
             .await
             .map_err(failed(operation))?;
             rows.extend(own);

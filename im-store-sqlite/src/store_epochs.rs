@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use im_core::{Epoch, Error, ErrorKind, Incarnation, Result, Timestamp};
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::SqliteConnection;
 
 use crate::{
     connect::Inner,
@@ -14,9 +14,9 @@ use crate::{
 const EPOCHS_BEGIN: Timestamp = Timestamp(1_767_225_600_000);
 
 /// The first epoch ever given.
-pub(crate) async fn first(readers: &SqlitePool) -> Result<Option<Epoch>> {
+pub(crate) async fn first(conn: &mut SqliteConnection) -> Result<Option<Epoch>> {
     let first: Option<u32> = sqlx::query_scalar("SELECT min(epoch) FROM store_epochs")
-        .fetch_one(readers)
+        .fetch_one(conn)
         .await
         .map_err(failed("store.info"))?;
     Ok(first.map(Epoch))

@@ -317,7 +317,7 @@ impl UserState for SqliteStore {
             // A device that was forgotten gets other marks than it had, which no version tells.
             since = since.filter(|_| !is_new);
         }
-        let mut conn = self.0.readers().acquire().await.map_err(failed(STATE))?;
+        let mut conn = self.0.readers.lend(STATE).await?;
         let (present, changed) = changes(&mut conn, user, since, max.min(MOST_CHANGES)).await?;
         let changes = match changed {
             Some(conversations) => {
@@ -333,7 +333,7 @@ impl UserState for SqliteStore {
 
     async fn versions(&self, users: &[UserId]) -> Result<Vec<StateVersion>> {
         let operation = "states.versions";
-        let mut conn = self.0.readers().acquire().await.map_err(failed(operation))?;
+        let mut conn = self.0.readers.lend(operation).await?;
         let numbers = versions::numbers(&mut conn, users, operation).await?;
         Ok(numbers.into_iter().map(|number| version(&self.0.incarnation, number)).collect())
     }
