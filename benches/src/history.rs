@@ -4,8 +4,8 @@
 //! On Postgres also what it takes on the disk (`space`).
 //!
 //! Pages are asked for one at a time, from anywhere in any conversation, so a latency is what one page takes on the server. On
-//! SQLite once with the file in the system's cache, and once (`cold`) with it taken out before each round, when the disk is most of a
-//! latency. The bare query takes rows as sqlx gives them, one by one.
+//! SQLite once with the file read into the system's cache before each round, and once (`cold`) with it taken out, when the disk is most
+//! of a latency. The bare query takes rows as sqlx gives them, one by one.
 
 mod pg;
 mod sqlite;
@@ -26,7 +26,7 @@ use crate::{
     send, space,
     stats::{Latencies, median},
 };
-use sqlite::Cache;
+use sqlite::{Cache, State};
 
 const ROUNDS: u32 = 5;
 const PAGE: usize = 50;
@@ -47,15 +47,13 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
         Place::Folder(folder) => Some(Cache::of(&folder.path().join("chat.db"))?),
         Place::Memory | Place::Schema(_) => None,
     };
-    if let Some(cache) = &mut cache {
-        cache.warm()?;
-    }
-    let (rate, limit) = maximum(plan, &bed, &singles, length, None).await?;
+    let warm = cache.as_mut().map(|cache| (cache, State::Warm));
+    let (rate, limit) = maximum(plan, &bed, &singles, length, warm).await?;
     if let Some(load) = plan.rate {
         half(plan, &bed, &singles, length, load, (rate * load, limit)).await?;
     }
-    if cache.is_some() {
-        maximum(plan, &bed, &singles, length, cache.as_ref()).await?;
+    if let Some(cache) = &mut cache {
+        maximum(plan, &bed, &singles, length, Some((cache, State::Cold))).await?;
     }
     let place = bed.close().await?;
     drop(cache);
@@ -194,7 +192,7 @@ async fn maximum(
     bed: &Bed,
     singles: &Singles,
     length: u64,
-    cold: Option<&Cache>,
+    mut cache: Option<(&mut Cache, State)>,
 ) -> Outcome<(f64, Option<f64>)> {
     let (mut rates, mut limits) = (vec![], vec![]);
     let (mut latencies, mut raw_latencies, mut rss) = (Latencies::new()?, Latencies::new()?, 0);
@@ -207,7 +205,9 @@ async fn maximum(
     for turn in 1..=u64::from(ROUNDS) {
         // Other pages for each side: who comes second would find those of the first in the cache.
         let begin = turn * 1_000_003;
-        cold.map(Cache::cool).transpose()?;
+        if let Some((cache, state)) = &mut cache {
+            cache.bring(*state)?;
+        }
         let before = Disk::kb(is_ours)?;
         let own = one_at_a_time(plan.part(ROUNDS), |number| {
             page(&bed.engine, place(singles, length, begin + number))
@@ -224,7 +224,9 @@ async fn maximum(
             }
         }
         if let Some(raw) = &mut raw {
-            cold.map(Cache::cool).transpose()?;
+            if let Some((cache, state)) = &mut cache {
+                cache.bring(*state)?;
+            }
             let before = Disk::kb(is_ours)?;
             let round = bare(&mut **raw, plan.part(ROUNDS), singles, length, begin + 500_001).await?;
             raw_read.add(round.done, Disk::kb(is_ours)? - before);
@@ -233,7 +235,7 @@ async fn maximum(
         }
     }
     let (rate, limit) = (median(rates).unwrap_or_default(), median(limits));
-    let case = if cold.is_some() { "/cold" } else { "" };
+    let case = if matches!(cache, Some((_, State::Cold))) { "/cold" } else { "" };
     let mut line = Line::new(plan, "history", format!("{}-rows{case}", plan.rows), "pages/s")
         .rate(Some(rate), limit)
         .latencies(&latencies)

@@ -35,19 +35,7 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // On a worker, where a server's handlers run: what `main` itself awaits wakes another thread each time.
-    let outcome = tokio::spawn(run(Args::parse().work)).await.unwrap_or_else(|panic| Err(panic.into()));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("im-bench: {failure}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(work: Work) -> Outcome {
-    match work {
+    let outcome = match Args::parse().work {
         Work::Send(plan) => send::run(&plan).await,
         Work::Fanout(plan) => fanout::run(&plan).await,
         Work::Ws(Plan { backend: Backend::Pg, .. }) | Work::Idle(Plan { backend: Backend::Pg, .. }) => {
@@ -55,8 +43,18 @@ async fn run(work: Work) -> Outcome {
         }
         Work::Ws(plan) => ws::run(&plan).await,
         Work::Idle(plan) => idle::run(&plan).await,
-        Work::History(plan) => history::run(&plan).await,
+        // On a worker, where a server's handlers run: what `main` itself awaits wakes another thread each time.
+        Work::History(plan) => tokio::spawn(async move { history::run(&plan).await })
+            .await
+            .unwrap_or_else(|panic| Err(panic.into())),
         Work::Side(side) => side::run(&side).await,
         Work::Drive(drive) => drive::run(&drive).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("im-bench: {failure}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -126,7 +126,9 @@ impl Remedy {
             Self::Package(package) => format!("{INSTALL} {package}"),
             Self::Run(line) => (*line).to_owned(),
             Self::Crate(name, version) => {
-                format!("{QUICKLY} cargo install {name} --version {version} --locked --root {TOOLS}")
+                format!(
+                    "{QUICKLY} CARGO_TARGET_DIR={TOOLS}/build cargo install {name} --version {version} --locked --root {TOOLS}"
+                )
             }
         }
     }
@@ -142,7 +144,7 @@ impl Remedy {
 
 const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends";
 
-/// A tool runs for seconds, and its own optimised build takes minutes.
+/// A tool runs for seconds, and its own optimised build takes minutes. What two of them need is built once.
 const QUICKLY: &str =
     "CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256";
 

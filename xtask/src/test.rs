@@ -1,9 +1,10 @@
 //! The one test command: Rust, the JavaScript client, the browser.
 
+use std::env;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-use serde_json::Value;
+use std::thread::available_parallelism;
 
 use crate::closing::Runner;
 use crate::report::Report;
@@ -28,52 +29,47 @@ pub(crate) fn test(workspace: &Workspace, install: bool) -> Result<()> {
         let up = report.step("servers", || services.up()).unwrap_or_default();
         report.step("cargo test", || rust(workspace, &up, &mut closing));
         report.step("servers down", || services.down());
-        let server = report.step("build of the server", || build_server(workspace));
         for (name, folder) in SCRIPTS {
-            report.step(name, || scripts(workspace, folder, server.as_deref(), &mut closing));
+            report.step(name, || scripts(workspace, folder, &mut closing));
         }
     }
     println!("\n{}", closing.join("\n"));
     report.finish()
 }
 
+/// How many tests of a program run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
+
 /// One run of cargo, so that it compiles each crate once.
 fn rust(workspace: &Workspace, services: &[(&str, String)], closing: &mut Vec<String>) -> Result<()> {
     let mut command = workspace.command("cargo test --workspace --all-features --no-fail-fast");
     command.envs(services.iter().map(|(name, address)| (name, address)));
+    // Most tests wait: for a disk, a server, a time.
+    if env::var_os(THREADS).is_none() {
+        command.env(THREADS, (2 * cores()).to_string());
+    }
     watched(&mut command, Runner::Rust, closing)
 }
 
-/// Builds the server as `cargo run` does, without what the tests of other crates add to it, and says where it lies.
-fn build_server(workspace: &Workspace) -> Result<PathBuf> {
-    let mut command =
-        workspace.command("cargo build -p im-server --bins --message-format json-render-diagnostics");
-    let mut program = None;
-    each_line(&mut command, |line| program = executable(line).or(program.take()))?;
-    program.ok_or_else(|| Failure::new("im-server has no program"))
-}
-
-/// The program that a line of cargo's JSON output says was built.
-fn executable(line: &str) -> Option<PathBuf> {
-    let message: Value = serde_json::from_str(line).ok()?;
-    message["executable"].as_str().map(PathBuf::from)
-}
-
-/// Runs the JavaScript tests of a folder; the server is theirs to start.
-fn scripts(
-    workspace: &Workspace,
-    folder: &str,
-    server: Option<&Path>,
-    closing: &mut Vec<String>,
-) -> Result<()> {
-    let server = server.ok_or_else(|| Failure::new("not run: there is no server"))?;
+/// Runs the JavaScript tests of a folder; the server is theirs to start, the one that was built for its own tests.
+fn scripts(workspace: &Workspace, folder: &str, closing: &mut Vec<String>) -> Result<()> {
+    let server = workspace.built("im-server");
+    if !server.is_file() {
+        return Err(Failure::new(format!("not run: there is no {}", server.display())));
+    }
     let files = test_files(&workspace.root().join(folder))
         .filter(|files| !files.is_empty())
         .ok_or_else(|| Failure::new(format!("{folder} has no *.test.mjs")))?;
     // Named one by one: what a folder means to `node --test` differs between Node 20 and 22.
     let mut command = workspace.command("node --test --test-reporter=spec");
+    // By itself Node leaves one core idle.
+    command.arg(format!("--test-concurrency={}", cores()));
     command.args(files).env("IM_SERVER_BIN", server).env_remove("FORCE_COLOR");
     watched(&mut command, Runner::Node, closing)
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, NonZero::get)
 }
 
 fn test_files(folder: &Path) -> Option<Vec<PathBuf>> {

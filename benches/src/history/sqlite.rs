@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, sink},
+    io::{self, Seek, sink},
     path::Path,
     sync::Arc,
 };
@@ -62,6 +62,13 @@ pub(super) async fn fill(path: &Path, length: u64) -> Outcome {
     Ok(())
 }
 
+/// Whether the file is in the system's cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum State {
+    Warm,
+    Cold,
+}
+
 /// The file in the system's cache, or out of it. To be dropped when SQLite has closed the file: closing one takes from the process
 /// all locks on it, SQLite's too.
 pub(super) struct Cache(File);
@@ -71,21 +78,29 @@ impl Cache {
         File::open(path).map(Self)
     }
 
-    /// Reads the file once, so that the system has it.
-    pub(super) fn warm(&mut self) -> io::Result<()> {
+    pub(super) fn bring(&mut self, state: State) -> io::Result<()> {
+        match state {
+            State::Warm => self.warm(),
+            State::Cold => self.cool(),
+        }
+    }
+
+    /// Reads the file once, so that the system has it. Some take out what nobody has asked for in the last seconds.
+    fn warm(&mut self) -> io::Result<()> {
+        self.0.rewind()?;
         io::copy(&mut self.0, &mut sink()).map(drop)
     }
 
     /// Takes it out.
     #[cfg(target_os = "linux")]
-    pub(super) fn cool(&self) -> io::Result<()> {
+    fn cool(&self) -> io::Result<()> {
         // What the disk does not have would stay.
         self.0.sync_all()?;
         Ok(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?)
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn cool(&self) -> io::Result<()> {
+    fn cool(&self) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
