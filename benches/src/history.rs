@@ -50,6 +50,9 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
     let warm = cache.as_mut().map(|cache| (cache, State::Warm));
     let (rate, limit) = maximum(plan, &bed, &singles, length, warm).await?;
     if let Some(load) = plan.rate {
+        if let Some(cache) = &mut cache {
+            cache.bring(State::Warm)?;
+        }
         half(plan, &bed, &singles, length, load, (rate * load, limit)).await?;
     }
     if let Some(cache) = &mut cache {

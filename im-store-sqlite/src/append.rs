@@ -170,6 +170,8 @@ mod tests {
         UserId,
     };
 
+    use sqlx::Row;
+
     use super::*;
     use crate::Sqlite;
 
@@ -250,8 +252,8 @@ mod tests {
             async move { timelines.settle_gently(&file).await }
         });
         let moved = async || {
-            let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM timelines");
-            count.fetch_one(&mut *sqlite.inner().readers.lend("test").await.unwrap()).await.unwrap()
+            let count = sqlx::query("SELECT count(*) FROM timelines");
+            sqlite.inner().readers.one(count, "test").await.unwrap().get::<i64, _>(0)
         };
         // Some are, and the others wait for their turn.
         while moved().await == 0 || file.strong_count() > 1 {

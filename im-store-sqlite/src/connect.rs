@@ -155,6 +155,7 @@ impl Sqlite {
             let noted = incarnation::close(writer.conn()).await.map_err(failed("close"));
             writer.end("close", noted).await?;
         }
+        self.inner.readers.close().await;
         let Some(writer) = self.inner.writer.lock().await.take() else { return Ok(()) };
         // Nobody appends any more. What came behind the last move is made again when the file is opened.
         self.inner.timelines.close();
@@ -164,7 +165,6 @@ impl Sqlite {
             // It ends with the writer; that it was cancelled with its runtime is as good.
             checkpointer.await.ok();
         }
-        self.inner.readers.close().await;
         // The last connection moves the write-ahead log into the file and removes it.
         let closed = conn.close().await.map_err(failed("close"));
         drop(lock);

@@ -148,7 +148,8 @@ impl ConversationStore for SqliteStore {
     async fn get(&self, ids: &[ConversationId]) -> Result<Vec<Option<Conversation>>> {
         let operation = "conversations.get";
         let mut conn = self.0.readers.lend(operation).await?;
-        get(&mut conn, ids, operation).await
+        let there = get(&mut conn, ids, operation).await;
+        conn.back(there)
     }
 
     async fn list(
@@ -160,7 +161,9 @@ impl ConversationStore for SqliteStore {
     ) -> Result<Vec<Membership>> {
         let mut conn = self.0.readers.lend("conversations.list").await?;
         let (device, after) = (device.as_ref(), after.as_ref());
-        memberships::list(&mut conn, &self.0.timelines, user, device, after, max.min(MOST_MEMBERS)).await
+        let max = max.min(MOST_MEMBERS);
+        let listed = memberships::list(&mut conn, &self.0.timelines, user, device, after, max).await;
+        conn.back(listed)
     }
 
     async fn large_groups(
@@ -170,17 +173,15 @@ impl ConversationStore for SqliteStore {
         max: usize,
     ) -> Result<Vec<ConversationId>> {
         let operation = "conversations.large_groups";
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT g.conversation_id FROM group_members g CROSS JOIN conversation_facts c ON c.id = g.conversation_id \
              WHERE g.main_user = ? AND g.conversation_id > ? AND g.left_after IS NULL AND c.large_since IS NOT NULL \
              ORDER BY g.conversation_id LIMIT ?",
         )
         .bind(user.as_str())
         .bind(after.as_ref().map_or("", ConversationId::as_str))
-        .bind(limit(max.min(MOST_MEMBERS)))
-        .fetch_all(&mut *self.0.readers.lend(operation).await?)
-        .await
-        .map_err(failed(operation))?;
+        .bind(limit(max.min(MOST_MEMBERS)));
+        let rows = self.0.readers.all(query, operation).await?;
         rows.iter().map(|row| Columns::new(row, 0, operation).parse(0, ConversationId::new)).collect()
     }
 
@@ -191,7 +192,8 @@ impl ConversationStore for SqliteStore {
     ) -> Result<Vec<Option<Membership>>> {
         let operation = "conversations.memberships";
         let mut conn = self.0.readers.lend(operation).await?;
-        memberships::get(&mut conn, &self.0.timelines, wanted, device.as_ref(), operation).await
+        let there = memberships::get(&mut conn, &self.0.timelines, wanted, device.as_ref(), operation).await;
+        conn.back(there)
     }
 
     async fn members(
@@ -202,17 +204,15 @@ impl ConversationStore for SqliteStore {
         max: usize,
     ) -> Result<Vec<Member>> {
         let operation = "conversations.members";
-        let rows = sqlx::query(
+        let query = sqlx::query(
             "SELECT main_user, role, nickname FROM group_members WHERE conversation_id = ?1 AND main_user > ?2 \
              AND joined <= ?3 AND (left_after IS NULL OR left_after >= ?3) ORDER BY main_user LIMIT ?4",
         )
         .bind(conversation.as_str())
         .bind(after.as_ref().map_or("", UserId::as_str))
         .bind(number(at.0))
-        .bind(limit(max.min(MOST_MEMBERS)))
-        .fetch_all(&mut *self.0.readers.lend(operation).await?)
-        .await
-        .map_err(failed(operation))?;
+        .bind(limit(max.min(MOST_MEMBERS)));
+        let rows = self.0.readers.all(query, operation).await?;
         let member = |columns: Columns<'_>| {
             Ok(Member {
                 user: columns.parse(0, UserId::new)?,
@@ -225,14 +225,12 @@ impl ConversationStore for SqliteStore {
 
     async fn count_members(&self, conversation: &ConversationId) -> Result<usize> {
         let operation = "conversations.count_members";
-        let count: i64 = sqlx::query_scalar(
+        let query = sqlx::query(
             "SELECT count(*) FROM group_members WHERE conversation_id = ? AND left_after IS NULL",
         )
-        .bind(conversation.as_str())
-        .fetch_one(&mut *self.0.readers.lend(operation).await?)
-        .await
-        .map_err(failed(operation))?;
-        Ok(usize::try_from(count).unwrap_or_default())
+        .bind(conversation.as_str());
+        let row = self.0.readers.one(query, operation).await?;
+        Ok(usize::try_from(Columns::new(&row, 0, operation).int(0)?).unwrap_or_default())
     }
 
     async fn apply_members(&self, store: &Incarnation, changes: &[ConversationChange]) -> Result<()> {
@@ -243,6 +241,7 @@ impl ConversationStore for SqliteStore {
     async fn applied(&self, ids: &[ConversationId]) -> Result<Vec<Mark>> {
         let operation = "conversations.applied";
         let mut conn = self.0.readers.lend(operation).await?;
-        members::applied(&mut conn, ids, operation).await
+        let applied = members::applied(&mut conn, ids, operation).await;
+        conn.back(applied)
     }
 }

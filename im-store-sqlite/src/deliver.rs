@@ -50,7 +50,8 @@ impl Standing {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
                 let mut conn = inner.readers.lend(operation).await?;
-                unknown.insert(checkpoints::load(&mut conn, Of::Inbox, partition, operation).await?)
+                let checkpoint = checkpoints::load(&mut conn, Of::Inbox, partition, operation).await;
+                unknown.insert(conn.back(checkpoint)?)
             }
         })
     }
@@ -166,16 +167,13 @@ fn is_in_tail(inner: &Inner, record: &LogRecord) -> bool {
 }
 
 async fn is_in_file(inner: &Inner, record: &LogRecord) -> Result<bool> {
-    let found = sqlx::query(
+    let query = sqlx::query(
         "SELECT 1 FROM messages WHERE id = ? AND conversation_id = ? AND sequence_id = ? AND log_partition IS NULL",
     )
     .bind(id(record))
     .bind(Arc::<str>::from(record.record.conversation.clone()))
-    .bind(number(record.record.seq.0))
-    .fetch_optional(&mut *inner.readers.lend(OPERATION).await?)
-    .await
-    .map_err(failed(OPERATION))?;
-    Ok(found.is_some())
+    .bind(number(record.record.seq.0));
+    Ok(!inner.readers.all(query, OPERATION).await?.is_empty())
 }
 
 /// Notes that an inbox is there before anything came: it then has an end.

@@ -112,15 +112,13 @@ pub(crate) async fn expire(inner: Arc<Inner>, max: usize) -> Result<bool> {
 
 /// The highest id of which all entries are expired; none if there is none.
 async fn highest_expired(inner: &Inner, before: i64) -> Result<Option<i64>> {
-    let highest: Option<i64> = sqlx::query_scalar(
+    let query = sqlx::query(
         "SELECT min(coalesce((SELECT min(lowest) - 1 FROM inbox_deliveries WHERE delivered_at >= ?1), max(highest)), \
          max(highest)) FROM inbox_deliveries WHERE delivered_at < ?1",
     )
-    .bind(before)
-    .fetch_one(&mut *inner.readers.lend(OPERATION).await?)
-    .await
-    .map_err(failed(OPERATION))?;
-    Ok(highest)
+    .bind(before);
+    let row = inner.readers.one(query, OPERATION).await?;
+    Columns::new(&row, 0, OPERATION).optional_int(0)
 }
 
 /// Walks over the users from `from` on, each found by one seek, and their expired entries: each user with its last one, and
@@ -131,7 +129,7 @@ async fn find(
     highest: i64,
     max: usize,
 ) -> Result<(Vec<(UserId, i64)>, Option<String>)> {
-    let rows = sqlx::query(
+    let query = sqlx::query(
         "WITH RECURSIVE users (id) AS (SELECT min(user_id) FROM inbox WHERE user_id >= ?1 UNION ALL \
          SELECT (SELECT min(user_id) FROM inbox WHERE user_id > users.id) FROM users WHERE users.id IS NOT NULL) \
          SELECT users.id, i.message, coalesce(json_array_length(i.earlier), 0) \
@@ -140,10 +138,8 @@ async fn find(
     )
     .bind(from)
     .bind(highest)
-    .bind(limit(max))
-    .fetch_all(&mut *inner.readers.lend(OPERATION).await?)
-    .await
-    .map_err(failed(OPERATION))?;
+    .bind(limit(max));
+    let rows = inner.readers.all(query, OPERATION).await?;
     let mut expired: Vec<(UserId, i64)> = Vec::new();
     let (mut next, mut entries) = (None, 0);
     for row in &rows {

@@ -12,7 +12,7 @@ use im_core::{
     Checkpoint, Cursor, Delivered, Delivery, Durability, Entry, Error, ErrorKind, InboxInfo, Partition, Pull,
     Result, SyncInbox, UserId,
 };
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::{
     connect::Inner,
@@ -56,9 +56,7 @@ pub(crate) async fn ends(
         for (index, user) in chunk.iter().enumerate() {
             query = query.bind(index as i64).bind(Arc::<str>::from(user.clone()));
         }
-        for row in
-            query.fetch_all(&mut *inner.readers.lend(operation).await?).await.map_err(failed(operation))?
-        {
+        for row in inner.readers.all(query, operation).await? {
             let columns = Columns::new(&row, 0, operation);
             let end = &mut ends[columns.int(0)? as usize];
             *end = (*end).max(columns.optional_int(1)?).max(columns.optional_int(2)?);
@@ -78,8 +76,29 @@ impl SqliteInbox {
         // Before the file, as above.
         let fresh = self.0.entries.from(user, after, max + 1);
         let mut conn = self.0.readers.lend(operation).await?;
-        let mut rows =
-            sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(&mut *conn);
+        let read = Self::old(&mut conn, user, after, max, &fresh, operation).await;
+        // Before the records are read, which takes a connection too.
+        let (is_proven, mut entries) = conn.back(read)?;
+        if !is_proven {
+            return Ok(None);
+        }
+        entries.extend(fresh.into_iter().filter(|entry| *entry > after));
+        let entries: Vec<_> = entries.into_iter().take(max).collect();
+        let records = messages::records(&self.0, &entries, operation).await?;
+        let entry = |(entry, record)| Entry { cursor: self.cursor(entry), record };
+        Ok(Some(entries.into_iter().zip(records).map(entry).collect()))
+    }
+
+    /// The entries in the file after an entry, and whether that one is proven to be the user's.
+    async fn old(
+        conn: &mut SqliteConnection,
+        user: &UserId,
+        after: i64,
+        max: usize,
+        fresh: &[i64],
+        operation: &'static str,
+    ) -> Result<(bool, BTreeSet<i64>)> {
+        let mut rows = sqlx::query(PULL).bind(user.as_str()).bind(after).bind(limit(max + 1)).fetch(conn);
         let mut is_proven = false;
         let mut entries = BTreeSet::new();
         // A row has at least one entry, and mostly many: no more rows are read than the page takes.
@@ -96,15 +115,7 @@ impl SqliteInbox {
             is_proven |= after > start && row.entries().contains(&after);
             entries.extend(row.entries().iter().filter(|entry| **entry > after));
         }
-        drop(rows);
-        if !is_proven {
-            return Ok(None);
-        }
-        entries.extend(fresh.into_iter().filter(|entry| *entry > after));
-        let entries: Vec<_> = entries.into_iter().take(max).collect();
-        let records = messages::records(&self.0, &entries, operation).await?;
-        let entry = |(entry, record)| Entry { cursor: self.cursor(entry), record };
-        Ok(Some(entries.into_iter().zip(records).map(entry).collect()))
+        Ok((is_proven, entries))
     }
 
     /// Waits until the fan-out has delivered again what an end without [`close`](crate::Sqlite::close) may have taken. Until

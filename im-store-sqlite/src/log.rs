@@ -41,17 +41,15 @@ impl SqliteLog {
         }
         // Not beyond it: the timelines do not have yet what was committed just now.
         let end = *self.0.end.borrow();
-        let rows = sqlx::query(concat!(
+        let query = sqlx::query(concat!(
             "SELECT ",
             message_text!(),
             " FROM messages m WHERE m.id > ? AND m.id <= ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
         ))
         .bind(after)
         .bind(end)
-        .bind(limit(max))
-        .fetch_all(&mut *self.0.readers.lend(operation).await?)
-        .await
-        .map_err(failed(operation))?;
+        .bind(limit(max));
+        let rows = self.0.readers.all(query, operation).await?;
         // Not before: a record of an epoch that was opened meanwhile would be taken for one of the epoch before.
         let epochs = self.0.epochs();
         rows.iter().map(|row| Columns::new(row, 0, operation).log_record(0, &epochs)).collect()
@@ -138,7 +136,8 @@ impl MessageLog for SqliteLog {
     async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {
         let operation = "log.find";
         let mut conn = self.0.readers.lend(operation).await?;
-        messages::find(&mut conn, keys, &self.0.epochs(), operation).await
+        let found = messages::find(&mut conn, keys, &self.0.epochs(), operation).await;
+        conn.back(found)
     }
 
     async fn read(

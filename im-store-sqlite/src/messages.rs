@@ -213,9 +213,7 @@ pub(crate) async fn records(inner: &Inner, ids: &[i64], operation: &'static str)
     for chunk in missing.chunks(MOST_ROWS) {
         let query = sqlx::query(AssertSqlSafe(RECORDS.sql(chunk.len())));
         let query = chunk.iter().fold(query, |query, id| query.bind(*id));
-        for row in
-            query.fetch_all(&mut *inner.readers.lend(operation).await?).await.map_err(failed(operation))?
-        {
+        for row in inner.readers.all(query, operation).await? {
             let message = Columns::new(&row, 0, operation).message(0)?;
             let record = message.record().map_err(|error| corrupt(operation, error))?;
             found.insert(message.id(), record);

@@ -13,7 +13,7 @@ use crate::{
     apply,
     checkpoints::{self, Of},
     connect::Inner,
-    error::{BACKEND, corrupt, failed},
+    error::{BACKEND, corrupt},
     messages::{self, last_messages, messages_at},
     rows::{Columns, limit, message_text, number},
     store_epochs,
@@ -92,14 +92,12 @@ impl SqliteStore {
             Direction::Forward => page!("ASC"),
             Direction::Backward => page!("DESC"),
         };
-        let row = sqlx::query(sql)
+        let page = sqlx::query(sql)
             .bind(query.conversation.as_str())
             .bind(number(query.from.0))
             .bind(number(to.0))
-            .bind(limit(wanted))
-            .fetch_one(&mut *self.0.readers.lend(operation).await?)
-            .await
-            .map_err(failed(operation))?;
+            .bind(limit(wanted));
+        let row = self.0.readers.one(page, operation).await?;
         let columns = Columns::new(&row, 0, operation);
         let records = columns.records(2)?;
         // SQLite keeps the order of what it puts together, and does not promise it.
@@ -118,12 +116,13 @@ impl SqliteStore {
 impl MessageStore for SqliteStore {
     async fn info(&self) -> Result<StoreInfo> {
         let mut conn = self.0.readers.lend("store.info").await?;
+        let first_epoch = store_epochs::first(&mut conn).await;
         Ok(StoreInfo {
             backend: BACKEND,
             durability: self.0.durability,
             incarnation: self.0.incarnation.clone(),
             loss_window: Duration::ZERO,
-            first_epoch: store_epochs::first(&mut conn).await?,
+            first_epoch: conn.back(first_epoch)?,
         })
     }
 
@@ -134,7 +133,8 @@ impl MessageStore for SqliteStore {
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>> {
         let operation = "store.checkpoint";
         let mut conn = self.0.readers.lend(operation).await?;
-        checkpoints::load(&mut conn, Of::Store, partition, operation).await
+        let checkpoint = checkpoints::load(&mut conn, Of::Store, partition, operation).await;
+        conn.back(checkpoint)
     }
 
     async fn apply(&self, batch: &Batch) -> Result<()> {
@@ -163,10 +163,7 @@ impl MessageStore for SqliteStore {
             for (index, (conversation, seq)) in chunk.iter().enumerate() {
                 query = messages::bind_place(query, index, conversation, *seq, &self.0.timelines);
             }
-            let rows = query
-                .fetch_all(&mut *self.0.readers.lend(operation).await?)
-                .await
-                .map_err(failed(operation))?;
+            let rows = self.0.readers.all(query, operation).await?;
             Self::place(&rows, records, operation)?;
         }
         Ok(records)
@@ -175,7 +172,8 @@ impl MessageStore for SqliteStore {
     async fn find(&self, keys: &[SendKey]) -> Result<Vec<Option<Found>>> {
         let operation = "store.find";
         let mut conn = self.0.readers.lend(operation).await?;
-        messages::find(&mut conn, keys, &self.0.epochs(), operation).await
+        let found = messages::find(&mut conn, keys, &self.0.epochs(), operation).await;
+        conn.back(found)
     }
 
     async fn last(&self, conversations: &[ConversationId]) -> Result<Vec<Option<Arc<Record>>>> {
@@ -186,10 +184,7 @@ impl MessageStore for SqliteStore {
             for (index, id) in chunk.iter().enumerate() {
                 query = messages::bind_last(query, index, id, &self.0.timelines);
             }
-            let rows = query
-                .fetch_all(&mut *self.0.readers.lend(operation).await?)
-                .await
-                .map_err(failed(operation))?;
+            let rows = self.0.readers.all(query, operation).await?;
             Self::place(&rows, records, operation)?;
         }
         Ok(records)
@@ -198,7 +193,7 @@ impl MessageStore for SqliteStore {
     async fn above(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<LogRecord>> {
         let operation = "store.above";
         let (epochs, max) = (self.0.epochs(), max.min(MOST_RECORDS));
-        let mut rows = sqlx::query(concat!(
+        let query = sqlx::query(concat!(
             "SELECT ",
             message_text!(),
             " FROM messages m WHERE m.log_partition = ? AND (m.log_epoch, m.log_offset) > (?, ?) \
@@ -207,22 +202,17 @@ impl MessageStore for SqliteStore {
         .bind(partition.0)
         .bind(after.epoch.0)
         .bind(number(after.offset))
-        .bind(limit(max))
-        .fetch_all(&mut *self.0.readers.lend(operation).await?)
-        .await
-        .map_err(failed(operation))?;
+        .bind(limit(max));
+        let mut rows = self.0.readers.all(query, operation).await?;
         if partition == Partition(0) && !epochs.is_empty() {
-            let own = sqlx::query(concat!(
+            let query = sqlx::query(concat!(
                 "SELECT ",
                 message_text!(),
                 " FROM messages m WHERE m.id > ? AND m.log_partition IS NULL ORDER BY m.id LIMIT ?"
             ))
             .bind(epochs.id_at(after))
-            .bind(limit(max))
-            .fetch_all(&mut *self.0.readers.lend(operation).await?)
-            .await
-            .map_err(failed(operation))?;
-            rows.extend(own);
+            .bind(limit(max));
+            rows.extend(self.0.readers.all(query, operation).await?);
         }
         let records = rows.iter().map(|row| Columns::new(row, 0, operation).log_record(0, &epochs));
         let mut records = records.collect::<Result<Vec<_>>>()?;

@@ -318,23 +318,24 @@ impl UserState for SqliteStore {
             since = since.filter(|_| !is_new);
         }
         let mut conn = self.0.readers.lend(STATE).await?;
-        let (present, changed) = changes(&mut conn, user, since, max.min(MOST_CHANGES)).await?;
-        let changes = match changed {
-            Some(conversations) => {
-                let wanted: Vec<_> = conversations.into_iter().map(|id| (id, user.clone())).collect();
-                let there =
-                    memberships::get(&mut conn, &self.0.timelines, &wanted, device.as_ref(), STATE).await?;
-                StateChanges::Since(there.into_iter().flatten().collect())
-            }
-            None => StateChanges::All,
+        let read = async {
+            let (present, changed) = changes(&mut conn, user, since, max.min(MOST_CHANGES)).await?;
+            let Some(changed) = changed else { return Ok((present, StateChanges::All)) };
+            let wanted: Vec<_> = changed.into_iter().map(|id| (id, user.clone())).collect();
+            let there =
+                memberships::get(&mut conn, &self.0.timelines, &wanted, device.as_ref(), STATE).await?;
+            Ok((present, StateChanges::Since(there.into_iter().flatten().collect())))
         };
+        let read = read.await;
+        let (present, changes) = conn.back(read)?;
         Ok(State { version: version(&self.0.incarnation, present), changes })
     }
 
     async fn versions(&self, users: &[UserId]) -> Result<Vec<StateVersion>> {
         let operation = "states.versions";
         let mut conn = self.0.readers.lend(operation).await?;
-        let numbers = versions::numbers(&mut conn, users, operation).await?;
+        let numbers = versions::numbers(&mut conn, users, operation).await;
+        let numbers = conn.back(numbers)?;
         Ok(numbers.into_iter().map(|number| version(&self.0.incarnation, number)).collect())
     }
 

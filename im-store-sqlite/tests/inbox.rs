@@ -102,6 +102,20 @@ async fn a_cursor_is_shared_by_those_who_have_the_entry_and_refused_to_others() 
 }
 
 #[tokio::test]
+async fn a_page_takes_one_connection_at_a_time() {
+    let (file, sqlite) = file().await;
+    let alice = [user("alice")];
+    let anchor = sqlite.inbox().anchor(&alice[0]).await.unwrap();
+    deliver(&sqlite, &append(&sqlite, "g", 10).await, &alice).await;
+    sqlite.close().await.unwrap();
+    // Nothing is in memory any more: entries and records come from the file.
+    let sqlite = Sqlite::builder(file.path("chat.db")).readers(1).open().await.unwrap();
+    let pages = futures::future::join_all((0..8).map(|_| page(&sqlite, &alice[0], &anchor)));
+    let pages = tokio::time::timeout(Duration::from_secs(10), pages).await.expect("they wait for each other");
+    assert!(pages.into_iter().all(|page| page.unwrap().len() == 10));
+}
+
+#[tokio::test]
 async fn the_place_before_is_known_also_after_a_restart() {
     let (file, sqlite) = file().await;
     let alice = [user("alice")];

@@ -36,7 +36,12 @@ enum Remedy {
 
 /// In the order in which they are installed: npm's packages need npm.
 const NEEDS: &[Need] = &[
-    Need { name: "Node 20 or newer", purpose: Purpose::Test, look: node, remedy: Remedy::Package("nodejs") },
+    Need {
+        name: "Node 20.10 or newer",
+        purpose: Purpose::Test,
+        look: node,
+        remedy: Remedy::Package("nodejs"),
+    },
     Need {
         name: "npm",
         purpose: Purpose::Test,
@@ -160,9 +165,10 @@ fn may_install(workspace: &Workspace, line: &str) -> Result<()> {
 
 fn node(workspace: &Workspace) -> Result<String> {
     let version = output(&mut workspace.command("node --version"))?;
-    let major = version.trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok());
-    match major {
-        Some(20..=u32::MAX) => Ok(version),
+    let mut numbers =
+        version.trim_start_matches('v').split('.').map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(20), Some(10..)) | (Some(21..), _) => Ok(version),
         _ => Err(Failure::new(format!("{version} is too old, newer ones are at https://nodejs.org"))),
     }
 }

@@ -13,7 +13,6 @@ use crate::run::{Failure, Result, output};
 #[derive(Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
-    target: PathBuf,
     packages: Vec<Package>,
     path: OsString,
 }
@@ -32,20 +31,14 @@ impl Workspace {
         question.args(["metadata", "--no-deps", "--format-version", "1"]);
         let metadata: Value = serde_json::from_str(&output(&mut question)?).map_err(odd)?;
         let root = PathBuf::from(text(&metadata["workspace_root"])?);
-        let target = PathBuf::from(text(&metadata["target_directory"])?);
         let packages = list(&metadata["packages"])?.iter().map(package).collect::<Result<_>>()?;
         let path = path_with(&root.join(TOOLS).join("bin"))?;
-        Ok(Self { root, target, packages, path })
+        Ok(Self { root, packages, path })
     }
 
     /// The folder of the workspace's Cargo.toml.
     pub(crate) fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// A program of the workspace that cargo has built for its tests.
-    pub(crate) fn built(&self, program: &str) -> PathBuf {
-        self.target.join("debug").join(program).with_extension(env::consts::EXE_EXTENSION)
     }
 
     /// Its crates.
@@ -107,12 +100,7 @@ mod tests {
     use super::*;
 
     fn workspace() -> Workspace {
-        Workspace {
-            root: PathBuf::from("/root-folder"),
-            target: PathBuf::from("/root-folder/target"),
-            packages: Vec::new(),
-            path: OsString::from("/bin"),
-        }
+        Workspace { root: PathBuf::from("/root-folder"), packages: Vec::new(), path: OsString::from("/bin") }
     }
 
     #[test]
