@@ -169,7 +169,6 @@ mod tests {
         ClientMsgId, ContentHash, ContentType, LogRead, MessageLog, Outcome, Partition, Position, RecordKind,
         UserId,
     };
-
     use sqlx::Row;
 
     use super::*;

@@ -54,8 +54,6 @@ fn of_sqlx(error: &sqlx::Error) -> (ErrorKind, Outcome) {
             of_code(code.unwrap_or_default())
         }
         sqlx::Error::Io(error) => of_io(error.kind()),
-        sqlx::Error::PoolTimedOut => (ErrorKind::Full, Outcome::NotDone),
-        sqlx::Error::PoolClosed => (ErrorKind::Unavailable, Outcome::NotDone),
         sqlx::Error::WorkerCrashed => (ErrorKind::Unavailable, Outcome::Unknown),
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => (ErrorKind::Corrupt, Outcome::NotDone),
         _ => (ErrorKind::Other, Outcome::NotDone),
@@ -134,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_transient_kind_stays_transient_with_a_known_outcome() {
-        let busy = failed("x")(sqlx::Error::PoolClosed);
+        let busy = failed("x")(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
         assert!(busy.is_transient());
         assert_eq!(busy.outcome(), Outcome::NotDone);
     }

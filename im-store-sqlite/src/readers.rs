@@ -37,7 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// and the next read takes another connection meanwhile.
 ///
 /// Whoever has one asks for no other: of those who do, as many as there are connections would wait for each other.
-#[derive(Clone)]
 pub(crate) struct Readers(Arc<Shared>);
 
 struct Shared {
