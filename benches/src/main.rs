@@ -7,6 +7,7 @@
 mod args;
 mod backend;
 mod bare;
+mod disk;
 mod drive;
 mod driver;
 mod fanout;

@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use crate::{args::Plan, process::steal, stats::Latencies};
+use crate::{
+    args::Plan,
+    process::steal,
+    stats::{Latencies, median},
+};
 
 /// One measured case.
 #[derive(Debug, Serialize)]
@@ -65,6 +69,14 @@ impl Line {
         self.p50_ms = latencies.quantile_ms(0.5);
         self.p99_ms = latencies.quantile_ms(0.99);
         self.p999_ms = latencies.quantile_ms(0.999);
+        self
+    }
+
+    /// The medians of each round's.
+    pub(crate) fn median_latencies(mut self, rounds: &[Latencies]) -> Self {
+        let middle =
+            |share| median(rounds.iter().filter_map(|latencies| latencies.quantile_ms(share)).collect());
+        (self.p50_ms, self.p99_ms, self.p999_ms) = (middle(0.5), middle(0.99), middle(0.999));
         self
     }
 

@@ -8,10 +8,17 @@
 //! engine; `server_cpu_us` of everything else on the machine, with what the bare rows left it to do later; and
 //! `limit_server_cpu_us`, the same for a message of the limit.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use im_engine::{
-    ConversationId, Cursor, DeviceId, Event, Hello, Identity, NewMessage, Platform, Pull, Session, UserId,
+    ChatError, ConversationId, Cursor, DeviceId, Engine, Event, Hello, Identity, NewMessage, Platform, Pull,
+    Refusal, Session, UserId,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -19,6 +26,7 @@ use crate::{
     Outcome,
     args::Plan,
     backend::{Bed, Place, content},
+    disk::Disk,
     pace::{Round, closed_loop, open_loop},
     process::{Cpu, rss_kb},
     raw::{self, Rows, Singles},
@@ -145,13 +153,13 @@ async fn half(
 ) -> Outcome {
     bed.watch.settled().await;
     let text = content();
+    let refused = Arc::new(AtomicU64::new(0));
     let round = open_loop(rate, plan.part(1), |number, _| {
         let (place, text) = (place(singles, number as usize), text.clone());
-        let engine = bed.engine.clone();
+        let (engine, refused) = (bed.engine.clone(), refused.clone());
         async move {
             let (conversation, sender) = place?;
-            engine.send(NewMessage::text(&sender, &conversation, &*text)).await?;
-            Ok(())
+            sent(&engine, NewMessage::text(&sender, &conversation, &*text), &refused).await
         }
     })
     .await?;
@@ -161,12 +169,27 @@ async fn half(
         .latencies(&round.latencies)
         .rss_kb(rss_kb()?)
         .more("backlog", bed.watch.backlog())
+        .more("refused", refused.load(Ordering::Relaxed))
         .print(plan);
     Ok(())
 }
 
+/// Sends as a client does: what is refused because of an overload is sent again when the refusal says.
+async fn sent(engine: &Engine, message: NewMessage, refused: &AtomicU64) -> Outcome {
+    loop {
+        match engine.send(message.clone()).await {
+            Err(ChatError::Refused(Refusal::Overloaded(wait))) => {
+                refused.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(wait).await;
+            }
+            done => return Ok(done.map(drop)?),
+        }
+    }
+}
+
 /// Everybody is online, and time counts until the other user's session has a message: first a closed loop, in which as many
-/// messages are on their way as wait for their acks above, for the maximum; then the open loop, from when a message was due.
+/// messages are on their way as wait for their acks above, for the maximum; then open loops, from when a message was due. A disk
+/// that stands still once in a round is its p99: so there are several, each beside a round of the disk alone.
 async fn received(plan: &Plan, bed: &Bed, singles: &Singles, case: &str, load: f64) -> Outcome {
     bed.watch.settled().await;
     let base = Instant::now();
@@ -185,18 +208,39 @@ async fn received(plan: &Plan, bed: &Bed, singles: &Singles, case: &str, load: f
     let case = format!("{case}-receive");
     let line = || Line::new(plan, "send", &*case, "receives/s");
     let text = content();
-    let (rate, latencies) = closed_received(bed, singles, base, plan.part(1), &mut arrivals).await?;
+    let refused = Arc::new(AtomicU64::new(0));
+    let (rate, latencies) =
+        closed_received(bed, singles, base, plan.part(1), &mut arrivals, &refused).await?;
     line().rate(Some(rate), None).latencies(&latencies).rss_kb(rss_kb()?).print(plan);
-    let round = open_loop(rate * load, plan.part(1), |number, due| {
-        let send = send_at(bed, singles, number as usize, &text, due.saturating_duration_since(base));
-        async move { send?.await }
-    })
-    .await?;
-    let mut latencies = Latencies::new()?;
-    for _ in 0..round.done {
-        latencies.record(arrival(&mut arrivals).await?);
+    let mut disk = match &bed.place {
+        Place::Folder(folder) => Some(Disk::open(folder.path())?),
+        Place::Memory | Place::Schema(_) => None,
+    };
+    let (mut rates, mut own, mut bare) = (vec![], vec![], vec![]);
+    for _ in 0..ROUNDS {
+        bed.watch.settled().await;
+        let round = open_loop(rate * load, plan.part(1), |number, due| {
+            let due = due.saturating_duration_since(base);
+            let send = send_at(bed, singles, number as usize, &text, due, &refused);
+            async move { send?.await }
+        })
+        .await?;
+        rates.push(round.rate());
+        let mut latencies = Latencies::new()?;
+        for _ in 0..round.done {
+            latencies.record(arrival(&mut arrivals).await?);
+        }
+        own.push(latencies);
+        if let Some(disk) = &mut disk {
+            bare.push(tokio::task::block_in_place(|| disk.open_loop(rate * load, plan.part(1)))?);
+        }
     }
-    line().load(load).rate(Some(round.rate()), None).latencies(&latencies).rss_kb(rss_kb()?).print(plan);
+    let mut line = line().load(load).rate(median(rates), None).median_latencies(&own).rss_kb(rss_kb()?);
+    line = line.more("refused", refused.load(Ordering::Relaxed)).more("p99_ms_of_rounds", p99s(&own));
+    if disk.is_some() {
+        line = line.more("disk_p99_ms", median(p99s(&bare))).more("disk_p99_ms_of_rounds", p99s(&bare));
+    }
+    line.print(plan);
     sessions.shutdown().await;
     Ok(())
 }
@@ -208,16 +252,17 @@ async fn closed_received(
     base: Instant,
     length: Duration,
     arrivals: &mut mpsc::UnboundedReceiver<Duration>,
+    refused: &Arc<AtomicU64>,
 ) -> Outcome<(f64, Latencies)> {
     let (begun, text) = (Instant::now(), content());
     let (mut latencies, mut on_their_way) = (Latencies::new()?, JoinSet::new());
-    let (mut sent, mut received) = (0, 0);
+    let (mut begun_sends, mut received) = (0, 0);
     loop {
-        while begun.elapsed() < length && sent - received < IN_FLIGHT {
-            on_their_way.spawn(send_at(bed, singles, sent, &text, base.elapsed())?);
-            sent += 1;
+        while begun.elapsed() < length && begun_sends - received < IN_FLIGHT {
+            on_their_way.spawn(send_at(bed, singles, begun_sends, &text, base.elapsed(), refused)?);
+            begun_sends += 1;
         }
-        if sent == received {
+        if begun_sends == received {
             break;
         }
         tokio::select! {
@@ -242,14 +287,17 @@ fn send_at(
     number: usize,
     text: &str,
     due: Duration,
+    refused: &Arc<AtomicU64>,
 ) -> Outcome<impl Future<Output = Outcome> + Send + use<>> {
     let (conversation, sender) = place(singles, number)?;
     let text = format!("{:020}{}", due.as_nanos(), &text[20..]);
-    let engine = bed.engine.clone();
-    Ok(async move {
-        engine.send(NewMessage::text(&sender, &conversation, &*text)).await?;
-        Ok(())
-    })
+    let (engine, refused) = (bed.engine.clone(), refused.clone());
+    Ok(async move { sent(&engine, NewMessage::text(&sender, &conversation, &*text), &refused).await })
+}
+
+/// The p99 of each round.
+fn p99s(rounds: &[Latencies]) -> Vec<f64> {
+    rounds.iter().filter_map(|latencies| latencies.quantile_ms(0.99)).collect()
 }
 
 async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Duration>) -> Outcome<Duration> {

@@ -37,6 +37,12 @@ impl Latencies {
         Ok(self.0.add(&other.0)?)
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
     /// What this share of all latencies stays at or below, in milliseconds; none while there are none.
     pub(crate) fn quantile_ms(&self, share: f64) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.0.value_at_quantile(share) as f64 / 1000.0)

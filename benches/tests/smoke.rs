@@ -60,7 +60,7 @@ fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, m
             ("history", "sqlite") => lines + 3,
             _ => lines,
         };
-        let mut args = vec![work, "--backend", backend, "--seconds", "0.25", "--json"];
+        let mut args = vec![work, "--backend", backend, "--seconds", "0.1", "--json"];
         args.extend_from_slice(more);
         let (space, printed): (Vec<_>, Vec<_>) =
             run(&args).into_iter().partition(|line| line["work"] == "space");
