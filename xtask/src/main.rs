@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::run::Result;
-use crate::services::Services;
+use crate::services::{Service, Services};
 use crate::setup::Purpose;
 use crate::workspace::Workspace;
 
@@ -46,7 +46,15 @@ enum Task {
 #[derive(Debug, Subcommand)]
 enum Order {
     /// Start them, and print the variables that name them.
-    Up(Options),
+    Up {
+        /// Which; all, if none is named.
+        services: Vec<Service>,
+        /// Also a Redis Cluster of three masters.
+        #[arg(long)]
+        cluster: bool,
+        #[command(flatten)]
+        options: Options,
+    },
     /// Stop them, and remove their data.
     Down,
 }
@@ -75,10 +83,10 @@ fn run(task: &Task) -> Result<()> {
             let purposes = [Purpose::Services, Purpose::Test, Purpose::Check];
             setup::provide(&workspace, &purposes, !options.no_install)
         }
-        Task::Services { order: Order::Up(options) } => {
+        Task::Services { order: Order::Up { services, cluster, options } } => {
             setup::provide(&workspace, &[Purpose::Services], !options.no_install)?;
-            let up = Services::of(&workspace).up()?;
-            up.iter().for_each(|(name, address)| println!("export {name}={address}"));
+            let up = Services::of(&workspace).up(services, *cluster)?;
+            up.iter().for_each(|(name, address)| println!("export {name}='{address}'"));
             Ok(())
         }
         Task::Services { order: Order::Down } => Services::of(&workspace).down(),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::run::{Failure, Result, output, run};
-use crate::services::postgres_version;
+use crate::services::{postgres_version, redis_version};
 use crate::workspace::{TOOLS, Workspace};
 
 /// What a need is for; each task provides only its own.
@@ -53,6 +53,12 @@ const NEEDS: &[Need] = &[
         purpose: Purpose::Services,
         look: postgres_version,
         remedy: Remedy::Package("postgresql"),
+    },
+    Need {
+        name: "Redis 6.2 or newer",
+        purpose: Purpose::Services,
+        look: redis_version,
+        remedy: Remedy::Package("redis-server"),
     },
     Need { name: "Chromium", purpose: Purpose::Test, look: chromium, remedy: Remedy::Package("chromium") },
     Need {

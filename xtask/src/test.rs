@@ -29,7 +29,7 @@ pub(crate) fn test(workspace: &Workspace, install: bool) -> Result<()> {
     if report.step("setup", || setup::provide(workspace, &purposes, install)).is_some() {
         let services = Services::of(workspace);
         let server = report.step("build", || build(workspace));
-        let up = report.step("servers", || services.up()).unwrap_or_default();
+        let up = report.step("servers", || services.up(&[], true)).unwrap_or_default();
         report.step("cargo test", || rust(workspace, &up, &mut closing));
         report.step("servers down", || services.down());
         for (name, folder) in SCRIPTS {
