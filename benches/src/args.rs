@@ -50,6 +50,15 @@ pub(crate) struct Plan {
         value_name = "URL"
     )]
     pub(crate) postgres: Option<String>,
+    /// The server of the backend `redis`: redis://host:port. Each run has keys of its own there, which go with it.
+    #[arg(
+        long,
+        env = "IM_TEST_REDIS",
+        hide_env_values = true,
+        required_if_eq("backend", "redis"),
+        value_name = "URL"
+    )]
+    pub(crate) redis: Option<String>,
     /// How long the engine is measured in each case, in seconds; the raw limit takes about as long again.
     #[arg(long, default_value_t = 10.0, value_parser = seconds)]
     pub(crate) seconds: f64,
@@ -70,7 +79,8 @@ pub(crate) struct Plan {
 impl Plan {
     /// A new place for the data of a case.
     pub(crate) fn place(&self) -> Outcome<Place> {
-        Place::new(self.backend, self.postgres.as_deref())
+        let server = if self.backend == Backend::Redis { &self.redis } else { &self.postgres };
+        Place::new(self.backend, server.as_deref())
     }
 
     /// Storage has a raw limit.
@@ -89,6 +99,8 @@ pub(crate) enum Backend {
     Memory,
     Sqlite,
     Pg,
+    /// Log and inbox; the store is in memory.
+    Redis,
 }
 
 impl Backend {
@@ -97,6 +109,7 @@ impl Backend {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",
             Self::Pg => "pg",
+            Self::Redis => "redis",
         }
     }
 }

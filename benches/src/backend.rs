@@ -7,11 +7,13 @@ use im_engine::{
 };
 use im_store_pg::PgBackend;
 use im_store_sqlite::Sqlite;
+use im_sync_redis::RedisBackend;
 use tempfile::TempDir;
 
 use crate::{
     Outcome,
     args::Backend,
+    keyspace::Keyspace,
     schema::Schema,
     watch::{Watch, WatchedInbox, WatchedLog},
 };
@@ -27,6 +29,8 @@ pub(crate) enum Place {
     Folder(TempDir),
     /// A schema of its own on a Postgres server.
     Schema(Schema),
+    /// Keys of its own on a Redis server.
+    Keyspace(Keyspace),
 }
 
 impl Place {
@@ -34,6 +38,7 @@ impl Place {
         Ok(match backend {
             Backend::Memory => Self::Memory,
             Backend::Sqlite => Self::Folder(tempfile::tempdir()?),
+            Backend::Redis => Self::Keyspace(Keyspace::new(server.ok_or("which server? --redis URL")?)),
             Backend::Pg => Self::Schema(Schema::new(server.ok_or("which server? --postgres URL")?)),
         })
     }
@@ -45,6 +50,7 @@ enum Data {
     Memory(Memory),
     Sqlite(Sqlite),
     Pg(PgBackend),
+    Redis(RedisBackend, Memory),
 }
 
 impl Data {
@@ -53,6 +59,7 @@ impl Data {
             Place::Memory => Self::Memory(Memory::new()),
             Place::Folder(folder) => Self::Sqlite(Sqlite::open(folder.path().join("chat.db")).await?),
             Place::Schema(schema) => Self::Pg(schema.open().await?),
+            Place::Keyspace(keyspace) => Self::Redis(keyspace.open().await?, Memory::new()),
         })
     }
 
@@ -61,6 +68,7 @@ impl Data {
             Self::Memory(memory) => memory.into(),
             Self::Sqlite(sqlite) => sqlite.into(),
             Self::Pg(pg) => pg.into(),
+            Self::Redis(redis, memory) => Parts { store: Parts::from(memory).store, ..redis.into() },
         }
     }
 
@@ -69,6 +77,7 @@ impl Data {
             Self::Memory(_) => {}
             Self::Sqlite(sqlite) => sqlite.close().await?,
             Self::Pg(pg) => pg.close().await,
+            Self::Redis(redis, _) => redis.close().await,
         }
         Ok(())
     }

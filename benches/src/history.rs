@@ -45,7 +45,7 @@ pub(crate) async fn run(plan: &Plan) -> Outcome {
     }
     let mut cache = match &bed.place {
         Place::Folder(folder) => Some(Cache::of(&folder.path().join("chat.db"))?),
-        Place::Memory | Place::Schema(_) => None,
+        Place::Memory | Place::Schema(_) | Place::Keyspace(_) => None,
     };
     let warm = cache.as_mut().map(|cache| (cache, State::Warm));
     let (rate, limit) = maximum(plan, &bed, &singles, length, warm).await?;
@@ -131,7 +131,7 @@ async fn fill(plan: &Plan, rows: u64) -> Outcome<(Bed, Vec<(ConversationId, [Use
     fill_by_sending(&bed, &singles, 1).await?;
     let place = bed.close().await?;
     match &place {
-        Place::Memory => {}
+        Place::Memory | Place::Keyspace(_) => {}
         Place::Folder(folder) => sqlite::fill(&folder.path().join("chat.db"), length).await?,
         Place::Schema(schema) => pg::fill(schema, length).await?,
     }
@@ -309,7 +309,7 @@ trait Pages: Send {
 
 async fn pages(place: &Place) -> Outcome<Option<Box<dyn Pages>>> {
     Ok(match place {
-        Place::Memory => None,
+        Place::Memory | Place::Keyspace(_) => None,
         Place::Folder(folder) => {
             Some(Box::new(sqlite::RawPages::open(&folder.path().join("chat.db")).await?))
         }

@@ -13,6 +13,7 @@ mod driver;
 mod fanout;
 mod history;
 mod idle;
+mod keyspace;
 mod pace;
 mod process;
 mod raw;
@@ -39,9 +40,11 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse().work {
         Work::Send(plan) => send::run(&plan).await,
         Work::Fanout(plan) => fanout::run(&plan).await,
-        Work::Ws(Plan { backend: Backend::Pg, .. }) | Work::Idle(Plan { backend: Backend::Pg, .. }) => {
+        Work::Ws(Plan { backend: Backend::Pg | Backend::Redis, .. })
+        | Work::Idle(Plan { backend: Backend::Pg | Backend::Redis, .. }) => {
             Err("connections are measured on memory or sqlite".into())
         }
+        Work::History(Plan { backend: Backend::Redis, .. }) => Err("Redis keeps no history".into()),
         Work::Ws(plan) => ws::run(&plan).await,
         Work::Idle(plan) => idle::run(&plan).await,
         // On a worker, where a server's handlers run: what `main` itself awaits wakes another thread each time.

@@ -1,6 +1,7 @@
 //! The raw limit: the rows of the engine's own tables, inserted and nothing else, in the batches that the engine made of them.
 
 mod pg;
+mod redis;
 mod sqlite;
 
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) async fn open(place: &Place, rows: Rows) -> Outcome<Option<Box<dyn Ra
         Place::Folder(folder) => {
             Some(Box::new(sqlite::File::open(&folder.path().join(format!("{rows:?}.db")), rows).await?))
         }
+        Place::Keyspace(keyspace) => Some(Box::new(redis::Streams::open(keyspace.another(), rows).await?)),
         Place::Schema(schema) => Some(Box::new(pg::Tables::open(schema.another(), rows).await?)),
     })
 }

@@ -106,7 +106,7 @@ async fn maximum(plan: &Plan, bed: &Bed, singles: &Singles, case: &str) -> Outco
         .more("settled_rate", median(settled))
         .more("backlog", backlog)
         .more("batch", median(batches));
-    if let Place::Schema(_) = &bed.place {
+    if let Place::Schema(_) | Place::Keyspace(_) = &bed.place {
         for (name, time) in [
             ("own_cpu_us", cpu.own),
             ("server_cpu_us", cpu.others),
@@ -214,7 +214,7 @@ async fn received(plan: &Plan, bed: &Bed, singles: &Singles, case: &str, load: f
     line().rate(Some(rate), None).latencies(&latencies).rss_kb(rss_kb()?).print(plan);
     let mut disk = match &bed.place {
         Place::Folder(folder) => Some(Disk::open(folder.path())?),
-        Place::Memory | Place::Schema(_) => None,
+        Place::Memory | Place::Schema(_) | Place::Keyspace(_) => None,
     };
     let (mut rates, mut own, mut bare) = (vec![], vec![], vec![]);
     for _ in 0..ROUNDS {

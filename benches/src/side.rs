@@ -241,7 +241,9 @@ impl Own {
                 let (_, name) = text.split_once('/').ok_or("another cursor than the memory's")?;
                 format!("{}/{name}", (number << 20) + user as u64)
             }
-            Backend::Pg => return Err("connections are measured on memory or sqlite".into()),
+            Backend::Pg | Backend::Redis => {
+                return Err("connections are measured on memory or sqlite".into());
+            }
         }))
     }
 }

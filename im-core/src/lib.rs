@@ -29,6 +29,7 @@ mod id;
 mod inbox;
 mod log;
 pub mod memory;
+pub mod notices;
 mod notifier;
 pub mod numbering;
 mod outbox;

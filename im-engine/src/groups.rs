@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, Conversation, ConversationId, GroupInfo, MembersChange,
-    NewConversation, Outcome, PolicyRequest, RecordKind, Role, SendKey, Seq, UserId,
+    Append, ClientMsgId, ContentHash, ContentType, Conversation, ConversationId, EPOCH_GAP, GroupInfo,
+    MembersChange, NewConversation, Outcome, PolicyRequest, Receipt, RecordKind, Role, SendKey, UserId,
 };
 
 use crate::{
@@ -212,16 +212,18 @@ impl Inner {
             Admitted::New(append, epoch) => self.commit()?.enqueue(append, Some(epoch))?.await?,
             Admitted::Known(found) => Committed { receipt: found.receipt, duplicate: true },
         };
-        self.wait_applied(id, committed.receipt.mark.seq).await?;
+        self.wait_applied(id, committed.receipt).await?;
         self.ack(id.clone(), committed, AckLevel::Logged).await
     }
 
-    async fn wait_applied(&self, id: &ConversationId, seq: Seq) -> ChatResult<()> {
+    async fn wait_applied(&self, id: &ConversationId, receipt: Receipt) -> ChatResult<()> {
+        let seq = receipt.mark.seq;
         let applied = self.progress.applied(&*self.parts.store.conversations, id, seq);
-        match tokio::time::timeout(self.config.patience, applied).await {
-            Ok(applied) => Ok(applied?),
-            Err(_) => Err(unknown("members.apply", "logged, but not applied in time").into()),
-        }
+        let reached = tokio::time::timeout(self.config.patience, applied)
+            .await
+            .map_err(|_| unknown("members.apply", "logged, but not applied in time"))??;
+        // What is applied is of a later epoch: the log may have lost this one before.
+        if reached.0 - seq.0 >= EPOCH_GAP { self.wait_stored(id, receipt).await } else { Ok(()) }
     }
 }
 

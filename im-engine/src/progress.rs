@@ -36,36 +36,38 @@ impl Progress {
         }
     }
 
-    /// Returns when the store has applied a position of a partition.
+    /// Returns when the store has applied a position of a partition, or one above it: which.
     pub(crate) async fn stored(
         &self,
         messages: &dyn MessageStore,
         partition: Partition,
         position: Position,
-    ) -> Result<()> {
+    ) -> Result<Position> {
         loop {
             let moved = self.turn();
-            let stored = messages.checkpoint(partition).await?.map(|at| at.position);
             // Without a checkpoint nothing is stored; where the log's partition has no record either, that is all there is.
-            if stored.unwrap_or_default() >= position {
-                return Ok(());
+            let stored = messages.checkpoint(partition).await?.map(|at| at.position).unwrap_or_default();
+            if stored >= position {
+                return Ok(stored);
             }
             moved.await;
         }
     }
 
-    /// Returns when a conversation's changes are applied up to a sequence id.
+    /// Returns when a conversation's changes are applied up to a sequence id, or one above it: which.
     pub(crate) async fn applied(
         &self,
         conversations: &dyn ConversationStore,
         conversation: &ConversationId,
         seq: Seq,
-    ) -> Result<()> {
+    ) -> Result<Seq> {
         let ids = [conversation.clone()];
         loop {
             let moved = self.turn();
-            if conversations.applied(&ids).await?.first().is_some_and(|applied| applied.seq >= seq) {
-                return Ok(());
+            if let Some(applied) =
+                conversations.applied(&ids).await?.first().filter(|applied| applied.seq >= seq)
+            {
+                return Ok(applied.seq);
             }
             moved.await;
         }

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Epoch, Found, Outgoing,
-    PolicyRequest, Position, RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
+    Append, ClientMsgId, ContentHash, ContentType, ConversationId, DeviceId, Epoch, Error, ErrorKind, Found,
+    Outgoing, PolicyRequest, Receipt, RecordKind, SendKey, Seq, Timestamp, UserId, Verdict,
 };
 
 use crate::{
@@ -122,7 +122,7 @@ impl Inner {
         let Committed { receipt, duplicate } = committed;
         let level = if self.log_is_store { AckLevel::Stored } else { level };
         if level == AckLevel::Stored && !self.log_is_store {
-            self.wait_stored(&conversation, receipt.position).await?;
+            self.wait_stored(&conversation, receipt).await?;
         }
         Ok(Ack { conversation, seq: receipt.mark.seq, created_at: receipt.created_at, duplicate, level })
     }
@@ -237,18 +237,29 @@ impl Inner {
         Ok(self.parts.store.messages.find(keys).await?.pop().flatten())
     }
 
-    /// Waits until the store has applied a position.
+    /// Waits until the store has a record.
+    ///
+    /// A checkpoint of a later epoch proves nothing: the log may have lost the record before the store took it. No place is given
+    /// twice, so whatever lies at this one is the record.
     pub(crate) async fn wait_stored(
         &self,
         conversation: &ConversationId,
-        position: Position,
+        Receipt { mark, position, .. }: Receipt,
     ) -> ChatResult<()> {
         let partition = im_core::Partition::of(conversation, self.partitions);
-        let stored = self.progress.stored(&*self.parts.store.messages, partition, position);
-        match tokio::time::timeout(self.config.patience, stored).await {
-            Ok(reached) => Ok(reached?),
-            Err(_) => Err(crate::error::unknown("store.apply", "logged, but not stored in time").into()),
+        let messages = &*self.parts.store.messages;
+        let stored = self.progress.stored(messages, partition, position);
+        let reached = tokio::time::timeout(self.config.patience, stored)
+            .await
+            .map_err(|_| crate::error::unknown("store.apply", "logged, but not stored in time"))??;
+        if reached.epoch == position.epoch {
+            return Ok(());
         }
+        let there = messages.get(&[(conversation.clone(), mark.seq)]).await?.pop().flatten();
+        there.map(drop).ok_or_else(|| {
+            let lost = "logged, and lost by the log before it was stored";
+            Error::new(ErrorKind::Unavailable, "engine", "store.apply", lost).into()
+        })
     }
 }
 

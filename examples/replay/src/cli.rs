@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
-use im_server::Store;
+use im_server::{Store, SyncUrl};
 
 /// Plays a chat log through real WebSocket clients and checks what every one of them saw.
 ///
@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) days: Option<u16>,
     /// A running server with development login, such as http://127.0.0.1:8080 [default: one of its own, on new data]
-    #[arg(long, value_name = "URL", conflicts_with_all = ["kill_server", "threshold", "store", "nodes"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["kill_server", "threshold", "store", "sync", "nodes"])]
     pub(crate) server: Option<String>,
     /// Cut connections at random
     #[arg(long)]
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Where its own servers keep their data: sqlite, or the URL of a Postgres database [default: sqlite]
     #[arg(long, value_name = "WHERE", conflicts_with = "server")]
     pub(crate) store: Option<Store>,
+    /// By what its own servers sync: the URL of Redis, under a name of its own [default: where the data are]
+    #[arg(long, value_name = "URL", conflicts_with = "server")]
+    pub(crate) sync: Option<SyncUrl>,
     /// How many servers of its own share the data; each connection goes to any of them. More than one needs a Postgres database
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16), conflicts_with = "server")]
     pub(crate) nodes: u16,

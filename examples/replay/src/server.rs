@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use im_server::{Config, Server, StartError, Store};
+use im_server::{Config, Server, StartError, Store, SyncUrl};
 use rand::RngExt;
 use tempfile::TempDir;
 use tokio::{
@@ -31,6 +31,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 const RATE: f32 = 1e6;
 /// Tells the child of its database.
 const STORE: &str = "REPLAY_STORE";
+/// Tells the child by what it is synced.
+const SYNC: &str = "REPLAY_SYNC";
 /// What the child says once it serves.
 const SERVING: &str = "serving";
 /// What it says if the port is taken.
@@ -43,6 +45,12 @@ pub(crate) async fn serve(data: &Path, args: &Args) -> Result<(), ReplayError> {
     config.engine.heartbeat = HEARTBEAT;
     if let Ok(url) = std::env::var(STORE) {
         config.store = Store::Postgres(url);
+    }
+    if let Ok(url) = std::env::var(SYNC) {
+        config.sync = Some(url.parse().map_err(ReplayError::Server)?);
+        // The folder is new for each run, and so are the data there.
+        config.sync_prefix =
+            data.file_name().map_or(config.sync_prefix, |name| name.to_string_lossy().into_owned());
     }
     if let Some(threshold) = args.threshold {
         config.engine.read_diffusion_threshold = threshold;
@@ -80,6 +88,7 @@ pub(crate) struct OwnServers {
 struct Settings {
     threshold: Option<usize>,
     store: Option<Store>,
+    sync: Option<SyncUrl>,
 }
 
 #[derive(Debug)]
@@ -98,7 +107,8 @@ struct Process {
 impl OwnServers {
     /// Starts them on new data.
     pub(crate) async fn start(args: &Args) -> Result<Self, ReplayError> {
-        let settings = Settings { threshold: args.threshold, store: args.store.clone() };
+        let settings =
+            Settings { threshold: args.threshold, store: args.store.clone(), sync: args.sync.clone() };
         let mut servers = Self { nodes: Vec::new(), folder: TempDir::with_prefix("replay-")?, settings };
         // One after the other: the first makes the key with which all of them sign.
         for _ in 0..args.nodes {
@@ -166,6 +176,9 @@ async fn spawn(folder: &Path, addr: SocketAddr, settings: &Settings) -> Result<O
     if let Some(Store::Postgres(url)) = &settings.store {
         // Not an argument, which others on the machine could see.
         command.env(STORE, url);
+    }
+    if let Some(sync) = &settings.sync {
+        command.env(SYNC, sync.url());
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn()?;

@@ -8,7 +8,7 @@ use std::{
 
 use im_transport_ws::WsConfig;
 
-use crate::{LogFormat, Store, TokenKey};
+use crate::{LogFormat, Store, SyncUrl, TokenKey};
 
 /// What a server is started with. Start from [`Config::default`]: that is what `cargo run` does.
 #[derive(Debug, Clone)]
@@ -19,6 +19,10 @@ pub struct Config {
     pub data: PathBuf,
     /// Where the data are. Default [`Store::Sqlite`], in the data folder.
     pub store: Store,
+    /// Where log, inbox, presence and notifier are. Default none: where the data are.
+    pub sync: Option<SyncUrl>,
+    /// What the names of all keys there begin with. Default `im`.
+    pub sync_prefix: String,
     /// The database is a restored copy: what it numbered after the copy was made may be known to clients. Default no.
     pub restored: bool,
     /// Who may sign in without a password. Default [`DevLogin::Loopback`].
@@ -48,6 +52,8 @@ impl Default for Config {
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
             data: "im-data".into(),
             store: Store::Sqlite,
+            sync: None,
+            sync_prefix: "im".to_owned(),
             restored: false,
             dev_login: DevLogin::Loopback,
             token_keys: Vec::new(),

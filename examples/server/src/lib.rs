@@ -38,7 +38,7 @@ mod serve;
 mod settings;
 mod tokens;
 
-pub use backend::Store;
+pub use backend::{Store, SyncUrl};
 pub use config::{Config, DevLogin};
 pub use error::StartError;
 pub use logs::{LogFormat, write_logs};

@@ -48,9 +48,13 @@ impl Server {
         let data = Data::open(&config.data)?;
         let (login, tokens) = signing(&config, addr, &data)?;
         let file = data.database();
-        let database = match &config.store {
+        let kept = match &config.store {
             Store::Sqlite => file.display().to_string(),
             store => store.to_string(),
+        };
+        let database = match &config.sync {
+            Some(sync) => format!("{kept}, synced by {sync}"),
+            None => kept,
         };
         let failed = |source| StartError::database(database.clone(), source);
         let backend = Backend::open(&config, &file).await.map_err(failed)?;
@@ -88,7 +92,7 @@ impl Server {
         format!("http://{}", SocketAddr::new(ip, self.addr.port()))
     }
 
-    /// Where the data are: a file, or a database without its password.
+    /// Where the data are: a file, or a database without its password; and by what they are synced.
     #[must_use]
     pub fn database(&self) -> &str {
         &self.database

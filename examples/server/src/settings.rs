@@ -11,7 +11,7 @@ use im_engine::{ReadMarks, SessionSlot, WhenFull};
 use im_transport_ws::WsConfig;
 use serde::Deserialize;
 
-use crate::{Config, DevLogin, KeySource, LogFormat, Store, TokenAlgorithm, TokenKey};
+use crate::{Config, DevLogin, KeySource, LogFormat, Store, SyncUrl, TokenAlgorithm, TokenKey};
 
 /// One layer of settings; what it does not set is left to the next.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Deserialize)]
@@ -27,6 +27,13 @@ pub struct Settings {
     /// [default: sqlite]
     #[arg(long, env = "IM_STORE", value_name = "WHERE", hide_env_values = true)]
     pub store: Option<Store>,
+    /// Where messages are logged, synced and signalled: the URL of Redis, which the same servers share as the store [default: where
+    /// the data are]
+    #[arg(long, env = "IM_SYNC", value_name = "URL", hide_env_values = true)]
+    pub sync: Option<SyncUrl>,
+    /// What the names of all keys in Redis begin with: one for each chat [default: im]
+    #[arg(long, env = "IM_SYNC_PREFIX", value_name = "NAME")]
+    pub sync_prefix: Option<String>,
     /// Who may sign in without a password [default: loopback]
     #[arg(long, env = "IM_DEV_LOGIN", value_name = "WHO")]
     pub dev_login: Option<DevLogin>,
@@ -120,6 +127,8 @@ impl Settings {
             bind: self.bind.or(below.bind),
             data: self.data.or(below.data),
             store: self.store.or(below.store),
+            sync: self.sync.or(below.sync),
+            sync_prefix: self.sync_prefix.or(below.sync_prefix),
             dev_login: self.dev_login.or(below.dev_login),
             hs256_key_files: self.hs256_key_files.or(below.hs256_key_files),
             eddsa_key_files: self.eddsa_key_files.or(below.eddsa_key_files),
@@ -152,6 +161,8 @@ impl From<Settings> for Config {
             bind: settings.bind.unwrap_or(default.bind),
             data: settings.data.unwrap_or(default.data),
             store: settings.store.unwrap_or(default.store),
+            sync: settings.sync.or(default.sync),
+            sync_prefix: settings.sync_prefix.unwrap_or(default.sync_prefix),
             restored: default.restored,
             dev_login: settings.dev_login.unwrap_or(default.dev_login),
             token_audience: settings.token_audience.or(default.token_audience),

@@ -49,3 +49,35 @@ async fn a_retry_that_was_admitted_before_the_loss_is_looked_up_after_it() {
 async fn also_when_the_look_up_fails_at_first() {
     retry_across_a_lost_tail(true).await;
 }
+
+/// The log loses a message before the store took it, and the store's checkpoint passes its place in the next epoch.
+#[tokio::test]
+async fn a_message_that_the_log_lost_is_not_acked_as_stored() {
+    let memory = Memory::new();
+    let (chat, hooks) = hooked(&memory, |_| {}).await;
+    let alice = connect(&chat, "alice", "a").await;
+    let single = alice.open_single(&user("bob")).await.unwrap().id;
+    alice.send(text(&single, "first", "first")).await.unwrap();
+
+    let ((reached, applying), (go_on, gate)) = (oneshot::channel(), oneshot::channel::<()>());
+    hooks.before("messages.apply", async move {
+        reached.send(()).unwrap();
+        gate.await.unwrap();
+    });
+    let lost = alice.begin_send(text(&single, "lost", "lost")).await.unwrap();
+    let later = async {
+        applying.await.unwrap();
+        memory.log().lose_tail(1);
+        let later = Draft { level: AckLevel::Logged, ..text(&single, "later", "later") };
+        let acked = alice.send(later).await.unwrap();
+        go_on.send(()).unwrap();
+        acked
+    };
+    let (lost, later) = tokio::join!(lost, later);
+    let error = lost.unwrap_err();
+    assert!(matches!(&error, im_engine::ChatError::Failed(error) if error.is_transient()), "{error:?}");
+    let again = alice.send(text(&single, "lost", "lost")).await.unwrap();
+    assert!(again.seq > later.seq && !again.duplicate, "{again:?}");
+    let page = alice.history(&single, everything()).await.unwrap();
+    assert_eq!(crate::support::contents(&page), ["first", "later", "lost"]);
+}

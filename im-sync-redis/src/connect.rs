@@ -1,0 +1,256 @@
+//! Connecting, and what all parts on the servers share.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::{
+        Builder, ClusterHash, CustomCommand, MultipleKeys, Value,
+        config::{Config, ReconnectPolicy, UnresponsiveConfig},
+        scripts::Script,
+    },
+};
+use im_core::{Durability, Incarnation, LogPart, Parts, Result};
+
+use crate::{
+    RedisBuilder, RedisInbox, RedisLog, RedisNotifier, RedisPresence, RedisReport, config::Source, ear::Ear,
+    error::failed, keys::Keys, log, report, wake::Wake,
+};
+
+/// How many commands may wait to be sent; whoever comes then is told that it is full.
+const MOST_COMMANDS: usize = 100_000;
+/// How soon a broken connection is made anew: 50 ms, doubling, at most this, for ever.
+const RECONNECT_MS: (u32, u32) = (50, 1000);
+
+/// Log, inbox, presence and notifier on one set of Redis servers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RedisBackend {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// The open connections, and what was set.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) client: Client,
+    /// The connections are ours to close.
+    is_own: bool,
+    pub(crate) keys: Keys,
+    pub(crate) report: RedisReport,
+    /// Of the log.
+    pub(crate) partitions: u16,
+    pub(crate) expiry: Duration,
+    pub(crate) inbox_entries: u32,
+    pub(crate) dedupe_window: Duration,
+    pub(crate) presence_ttl: Duration,
+    pub(crate) wake: Wake,
+    pub(crate) ear: Ear,
+}
+
+impl RedisBackend {
+    /// Connects with the defaults of [`RedisBuilder`].
+    ///
+    /// # Errors
+    /// See [`RedisBuilder::open`].
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder(url)?.open().await
+    }
+
+    /// Servers to be connected to, by a URL: `redis://user:password@host:6379`, `rediss://…` with TLS,
+    /// `redis-cluster://host:port?node=host:port`, `redis-sentinel://host:port?sentinelServiceName=name`.
+    ///
+    /// # Errors
+    /// When the URL cannot be read.
+    pub fn builder(url: &str) -> Result<RedisBuilder> {
+        RedisBuilder::of_url(url)
+    }
+
+    /// Servers to be connected to, by a configuration of fred.
+    #[must_use]
+    pub fn with_config(config: Config) -> RedisBuilder {
+        RedisBuilder::new(Source::Config(Box::new(config)))
+    }
+
+    /// The host's own client, connected, with its timeouts and policies: without a command timeout, a bound of the buffer and a
+    /// reconnect policy a server that falls silent is waited for, for ever. One more connection, beside it, listens.
+    #[must_use]
+    pub fn with_client(client: Client) -> RedisBuilder {
+        RedisBuilder::new(Source::Client(client))
+    }
+
+    pub(crate) async fn open(config: RedisBuilder) -> Result<Self> {
+        let (client, is_own) = match &config.source {
+            Source::Client(client) => (client.clone(), false),
+            Source::Config(server) => (connect(server, config.command_timeout).await?, true),
+        };
+        let report = report::of(&client).await?;
+        if report.durability < Durability::Synced || report.has_replicas {
+            tracing::warn!(
+                durability = %report.durability,
+                loss_window_s = report.loss_window.as_secs(),
+                "an acked message may be lost: ask for stored acks where it must not be"
+            );
+        }
+        tracing::info!(version = report.version, masters = report.masters, durability = %report.durability, "Redis");
+        let keys = Keys::new(config.prefix);
+        // A connection that listens has a bound of its own, whatever the host's client has.
+        let server = client.client_config();
+        let is_sharded = client.is_clustered() && report.has_shard_channels();
+        let partitions = log::partitions(&client, &keys).await?.unwrap_or(config.partitions);
+        let (ear, listening) =
+            Ear::open(&server, config.command_timeout, is_sharded, keys.wake(), partitions).await?;
+        let inner = Inner {
+            client,
+            is_own,
+            keys,
+            report,
+            partitions,
+            expiry: config.expiry,
+            inbox_entries: config.inbox_entries,
+            dedupe_window: config.dedupe_window,
+            presence_ttl: config.presence_ttl,
+            wake: Wake::new(partitions),
+            ear,
+        };
+        let inner = Arc::new(inner);
+        tokio::spawn(listening.run(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// The log with its leases.
+    #[must_use]
+    pub fn log(&self) -> RedisLog {
+        RedisLog(self.inner.clone())
+    }
+
+    /// The inbox.
+    #[must_use]
+    pub fn inbox(&self) -> RedisInbox {
+        RedisInbox(self.inner.clone())
+    }
+
+    /// The presence.
+    #[must_use]
+    pub fn presence(&self) -> RedisPresence {
+        RedisPresence(self.inner.clone())
+    }
+
+    /// The notifier.
+    #[must_use]
+    pub fn notifier(&self) -> RedisNotifier {
+        RedisNotifier(self.inner.clone())
+    }
+
+    /// What the servers are, as they said when this was opened.
+    #[must_use]
+    pub fn report(&self) -> &RedisReport {
+        &self.inner.report
+    }
+
+    /// Closes the connections, unless they are the host's. Whatever is asked later is
+    /// [`Unavailable`](im_core::ErrorKind::Unavailable).
+    pub async fn close(&self) {
+        self.inner.ear.close().await;
+        if self.inner.is_own {
+            // It is closed already.
+            let _ = self.inner.client.quit().await;
+        }
+    }
+}
+
+async fn connect(config: &Config, timeout: Duration) -> Result<Client> {
+    let client = builder(config, timeout).build().map_err(failed("open"))?;
+    client.init().await.map_err(failed("open"))?;
+    Ok(client)
+}
+
+/// fred's own defaults have no timeout and no bound.
+pub(crate) fn builder(config: &Config, timeout: Duration) -> Builder {
+    let mut builder = Builder::from_config(config.clone());
+    builder
+        .with_performance_config(|performance| {
+            performance.default_command_timeout = timeout;
+            performance.broadcast_channel_capacity = 4096;
+        })
+        .with_connection_config(|connection| {
+            connection.connection_timeout = timeout;
+            connection.internal_command_timeout = timeout;
+            connection.max_command_buffer_len = MOST_COMMANDS;
+            connection.tcp.nodelay = Some(true);
+            connection.unresponsive =
+                UnresponsiveConfig { max_timeout: Some(timeout), interval: timeout / 4 };
+        })
+        .set_policy(ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2));
+    builder
+}
+
+impl Drop for Inner {
+    /// The client's task would hold the connection for ever.
+    fn drop(&mut self) {
+        if let (true, Ok(runtime)) = (self.is_own, tokio::runtime::Handle::try_current()) {
+            let client = self.client.clone();
+            runtime.spawn(async move { client.quit().await });
+        }
+    }
+}
+
+impl Inner {
+    /// Runs a script, which is loaded where the server has forgotten it.
+    ///
+    /// # Errors
+    /// What the server or the connection says.
+    pub(crate) async fn run(
+        &self,
+        operation: &'static str,
+        script: &Script,
+        keys: impl Into<MultipleKeys>,
+        args: Vec<Value>,
+    ) -> Result<Value> {
+        script.evalsha_with_reload(&self.client, keys.into(), args).await.map_err(failed(operation))
+    }
+
+    /// A command on one key.
+    ///
+    /// # Errors
+    /// What the server or the connection says.
+    pub(crate) async fn command(
+        &self,
+        operation: &'static str,
+        name: &'static str,
+        key: impl AsRef<[u8]>,
+        args: Vec<Value>,
+    ) -> Result<Value> {
+        let key = Value::Bytes(Bytes::copy_from_slice(key.as_ref()));
+        let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
+        let args = std::iter::once(key).chain(args).collect();
+        self.client.custom(command, args).await.map_err(failed(operation))
+    }
+
+    /// The identity of the data now.
+    ///
+    /// # Errors
+    /// When a server cannot be asked.
+    pub(crate) async fn incarnation(&self, operation: &'static str) -> Result<Incarnation> {
+        report::incarnation(&self.client, self.keys.prefix(), operation).await
+    }
+}
+
+impl From<&RedisBackend> for Parts {
+    /// All but the store.
+    fn from(redis: &RedisBackend) -> Self {
+        Self {
+            log: Some(LogPart { log: Arc::new(redis.log()), leases: Arc::new(redis.log()) }),
+            store: None,
+            inbox: Some(Arc::new(redis.inbox())),
+            presence: Some(Arc::new(redis.presence())),
+            notifier: Some(Arc::new(redis.notifier())),
+        }
+    }
+}
+
+impl From<RedisBackend> for Parts {
+    fn from(redis: RedisBackend) -> Self {
+        Self::from(&redis)
+    }
+}

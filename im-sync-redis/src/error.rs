@@ -1,0 +1,98 @@
+//! The only mapping from fred's and Redis' errors to ours.
+
+use fred::error::ErrorKind as Fred;
+use im_core::{Error, ErrorKind, Incarnation, Outcome};
+
+/// The name of this backend.
+pub(crate) const BACKEND: &str = "redis";
+
+/// What a server's error means, by how it begins; the first match counts. A script that is refused at its beginning has done nothing,
+/// and ours do not fail half-way.
+/// <https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors>
+const ANSWERS: &[(&str, ErrorKind)] = &[
+    ("OOM", ErrorKind::Full),                // maxmemory is reached
+    ("MISCONF", ErrorKind::Full),            // it cannot write its file
+    ("READONLY", ErrorKind::Unavailable),    // a replica
+    ("MASTERDOWN", ErrorKind::Unavailable),  // a replica without its master
+    ("LOADING", ErrorKind::Unavailable),     // it starts
+    ("BUSY", ErrorKind::Unavailable),        // another script runs for too long
+    ("CLUSTERDOWN", ErrorKind::Unavailable), // nobody serves a slot
+    ("TRYAGAIN", ErrorKind::Unavailable),    // a slot moves
+    ("MOVED", ErrorKind::Unavailable),       // and too often
+    ("ASK", ErrorKind::Unavailable),
+    ("NOREPLICAS", ErrorKind::Unavailable), // too few for its own rule
+    ("NOSCRIPT", ErrorKind::Unavailable),   // forgotten again at once
+    ("NOAUTH", ErrorKind::Denied),
+    ("WRONGPASS", ErrorKind::Denied),
+    ("NOPERM", ErrorKind::Denied),
+    ("WRONGTYPE", ErrorKind::Corrupt), // somebody else's key
+    ("ERR max number of clients", ErrorKind::Unavailable),
+    ("ERR invalid password", ErrorKind::Denied),
+];
+
+fn of(error: &fred::error::Error) -> (ErrorKind, Outcome) {
+    let answer = ANSWERS.iter().find(|(beginning, _)| error.details().starts_with(beginning));
+    if let Some((_, kind)) = answer {
+        return (*kind, Outcome::NotDone);
+    }
+    match error.kind() {
+        Fred::Timeout => (ErrorKind::Timeout, Outcome::Unknown),
+        Fred::Backpressure => (ErrorKind::Full, Outcome::NotDone),
+        Fred::Auth | Fred::Tls => (ErrorKind::Denied, Outcome::NotDone),
+        Fred::Config | Fred::Url | Fred::InvalidArgument => (ErrorKind::Invalid, Outcome::NotDone),
+        Fred::Protocol | Fred::Parse => (ErrorKind::Corrupt, Outcome::Unknown),
+        // While it makes a connection anew.
+        Fred::Unknown if error.details().starts_with("Failed to route") => {
+            (ErrorKind::Unavailable, Outcome::Unknown)
+        }
+        Fred::Unknown | Fred::InvalidCommand | Fred::NotFound => (ErrorKind::Other, Outcome::Unknown),
+        _ => (ErrorKind::Unavailable, Outcome::Unknown),
+    }
+}
+
+/// Maps what fred says about an operation.
+pub(crate) fn failed(operation: &'static str) -> impl Fn(fred::error::Error) -> Error {
+    move |error| {
+        let (kind, outcome) = of(&error);
+        Error::new(kind, BACKEND, operation, error.to_string()).with_outcome(outcome)
+    }
+}
+
+/// A value on the server that this version never wrote.
+pub(crate) fn corrupt(operation: &'static str, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Corrupt, BACKEND, operation, message)
+}
+
+/// Arguments that cannot be served.
+pub(crate) fn invalid(operation: &'static str, message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Invalid, BACKEND, operation, message)
+}
+
+/// Something made under another incarnation than the present one.
+pub(crate) fn other_incarnation(operation: &'static str, given: &Incarnation, present: &str) -> Error {
+    let message = format!("made under incarnation {given:?}, the present one is {present}");
+    Error::new(ErrorKind::OtherIncarnation, BACKEND, operation, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_answers_is_not_done_and_silence_is_unknown() {
+        let answer = |details: &'static str| of(&fred::error::Error::new(Fred::Unknown, details));
+        for (details, kind) in [
+            ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::Full),
+            ("READONLY You can't write against a read only replica.", ErrorKind::Unavailable),
+            ("WRONGPASS invalid username-password pair", ErrorKind::Denied),
+        ] {
+            assert_eq!(answer(details), (kind, Outcome::NotDone), "{details}");
+        }
+        let silent = fred::error::Error::new(Fred::Timeout, "");
+        assert_eq!(of(&silent), (ErrorKind::Timeout, Outcome::Unknown));
+        let broken = fred::error::Error::new(Fred::IO, "broken pipe");
+        assert_eq!(of(&broken), (ErrorKind::Unavailable, Outcome::Unknown));
+        let full = fred::error::Error::new(Fred::Backpressure, "");
+        assert_eq!(of(&full), (ErrorKind::Full, Outcome::NotDone));
+    }
+}

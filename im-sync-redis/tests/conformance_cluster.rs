@@ -1,0 +1,15 @@
+//! The conformance suite on a cluster of three masters, by four nodes at once: connections of their own, and each call goes to another
+//! of them than the one before.
+
+mod support;
+
+im_testkit::conformance! {
+    im_testkit::NodesFixture::new(support::Shared(support::CLUSTER), 4),
+    lacks {
+        store: "Redis keeps nothing for ever",
+        outbox: "it has no store",
+        same_data: "it has no store",
+        lose_tail: "all tests share the cluster",
+        turn_back: "the servers' clock is the machine's",
+    }
+}
