@@ -45,15 +45,17 @@ fn check(line: &Value, work: &str, backend: &str) -> bool {
     true
 }
 
-/// Names the server: `cargo xtask test` starts one; `cargo xtask services up` says what to set.
-const SERVER: &str = "IM_TEST_POSTGRES";
+/// Name the servers: `cargo xtask test` starts them; `cargo xtask services up` says what to set.
+const SERVERS: [(&str, &str); 2] = [("pg", "IM_TEST_POSTGRES"), ("redis", "IM_TEST_REDIS")];
 
 fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, more: &[&str]) {
     for backend in backends {
-        assert!(
-            *backend != "pg" || std::env::var(SERVER).is_ok(),
-            "{SERVER} names no Postgres server: run `cargo xtask test`, or `cargo xtask services up` and set it"
-        );
+        for (_, server) in SERVERS.iter().filter(|(needs, _)| needs == backend) {
+            assert!(
+                std::env::var(server).is_ok(),
+                "{server} names no server: run `cargo xtask test`, or `cargo xtask services up` and set it"
+            );
+        }
         // What the length of a history costs is asked where it is on a disk, and on a cold one where the file is ours.
         let lines = match (work, *backend) {
             ("history", "pg") => lines + 2,
@@ -68,8 +70,9 @@ fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, m
         let has = |name: &str| printed.iter().filter(|line| line[name].is_number()).count();
         // A server's own reads are not seen, and a file's processor time is this process's.
         assert_eq!(has("disk_kb_per_page"), if (work, *backend) == ("history", "sqlite") { 2 } else { 0 });
+        let is_beside = SERVERS.iter().any(|(server, _)| server == backend);
         for name in ["own_cpu_us", "server_cpu_us", "limit_server_cpu_us"] {
-            assert_eq!(has(name), if (work, *backend) == ("send", "pg") { 2 } else { 0 }, "{name}");
+            assert_eq!(has(name), if work == "send" && is_beside { 2 } else { 0 }, "{name}");
         }
         for line in printed {
             // Nothing bare receives.
@@ -96,7 +99,9 @@ fn check_space(line: &Value) {
     );
 }
 
-const ALL: [&str; 3] = ["memory", "sqlite", "pg"];
+const ALL: [&str; 4] = ["memory", "sqlite", "pg", "redis"];
+/// Redis keeps no history.
+const KEEPING: [&str; 3] = ["memory", "sqlite", "pg"];
 /// Frames do not come from the database.
 const LOCAL: [&str; 2] = ["memory", "sqlite"];
 
@@ -122,7 +127,7 @@ fn idle() {
 
 #[test]
 fn history() {
-    smoke("history", &ALL, 2, false, &["--rate", "0.5", "--rows", "5000"]);
+    smoke("history", &KEEPING, 2, false, &["--rate", "0.5", "--rows", "5000"]);
 }
 
 #[test]
@@ -132,9 +137,13 @@ fn what_makes_no_sense_is_refused() {
         ["send", "--seconds", "0"],
         ["history", "--rows", "10"],
         ["send", "--backend", "pg"],
+        ["send", "--backend", "redis"],
     ] {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_im-bench")).args(args).env_remove(SERVER).output().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_im-bench"));
+        for (_, server) in SERVERS {
+            command.env_remove(server);
+        }
+        let output = command.args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
     let frames = ["ws", "--backend", "pg", "--postgres", "postgres://nobody@127.0.0.1:1/none"];

@@ -33,15 +33,40 @@ pub(crate) async fn beat(
     node: &NodeId,
     held: &[(UserId, SessionId)],
 ) -> Result<Vec<(SessionId, Gone)>> {
-    let (life, _) = inner.live(OPERATION, node).await?;
+    let ((life, _), begun) = futures::try_join!(inner.live(OPERATION, node), noted(inner, node, None))?;
+    let beat = Beat { inner, node, life, begun: begun.now, held };
     // The node has said that it lives.
-    Beat { inner, node, life, held }.run().await.map_err(|error: Error| error.with_outcome(Outcome::Unknown))
+    beat.run().await.map_err(|error: Error| error.with_outcome(Outcome::Unknown))
+}
+
+/// The sessions that are noted for a node.
+struct Noted {
+    /// The time at the server that keeps them, in µs.
+    now: u64,
+    /// Each, followed by when it was noted; none where they are as many as they should be.
+    others: Option<Vec<Value>>,
+}
+
+/// Reads what is noted for a node, unless it is as much as it should be; without a number only the time.
+async fn noted(inner: &Inner, node: &NodeId, due: Option<usize>) -> Result<Noted> {
+    let due = due.map(|due| due.to_string()).unwrap_or_default();
+    let args = vec![inner.presence_kept_ms().into(), due.into()];
+    let mut answer =
+        values(inner.run(OPERATION, &NODE_SESSIONS, inner.keys.node_sessions(node), args).await?);
+    let rest = (answer.len() >= 2).then(|| answer.split_off(2));
+    let (Some([now, differs]), Some(rest)) = (answer.first_chunk(), rest) else {
+        return Err(corrupt(OPERATION, "a node's sessions cannot be read"));
+    };
+    let now = now.as_u64().ok_or_else(|| corrupt(OPERATION, "the server's time is no number"))?;
+    Ok(Noted { now, others: (differs.as_u64() != Some(0)).then_some(rest) })
 }
 
 struct Beat<'a> {
     inner: &'a Inner,
     node: &'a NodeId,
     life: u64,
+    /// When this beat began, in µs, by the server that notes the node's sessions.
+    begun: u64,
     held: &'a [(UserId, SessionId)],
 }
 
@@ -117,20 +142,13 @@ impl Beat<'_> {
     }
 
     /// Removes what the node does not hold, of what is noted for it. What a connect is at work on is left for the next beat: it is noted
-    /// and not there yet.
+    /// and not there yet, or was noted after this beat began, whose node could not know it.
     async fn remove_others(&self, gone: &HashMap<usize, Why>) -> Result<()> {
         let unknown = gone.values().filter(|why| matches!(why, Why::Unknown)).count();
-        let due = (self.held.len() - unknown) as i64;
-        let keys = self.inner.keys.node_sessions(self.node);
-        let args = vec![self.inner.presence_kept_ms().into(), due.into()];
-        let answer = values(self.inner.run(OPERATION, &NODE_SESSIONS, keys, args).await?);
-        let ([now, differs], noted) = answer
-            .split_first_chunk()
-            .ok_or_else(|| corrupt(OPERATION, "a node's sessions cannot be read"))?;
-        let now = now.as_u64().ok_or_else(|| corrupt(OPERATION, "the server's time is no number"))?;
-        if differs.as_u64() == Some(0) {
+        let due = self.held.len() - unknown;
+        let Noted { now, others: Some(noted) } = noted(self.inner, self.node, Some(due)).await? else {
             return Ok(());
-        }
+        };
         let is_known = |at: &usize| !matches!(gone.get(at), Some(Why::Unknown));
         let mut known: HashSet<_> = (0..self.held.len()).filter(is_known).map(|at| self.member(at)).collect();
         let held: HashSet<_> = (0..self.held.len()).map(|at| self.member(at)).collect();
@@ -141,13 +159,11 @@ impl Beat<'_> {
             if known.remove(member) {
                 continue;
             }
-            let is_old = std::str::from_utf8(when)
-                .ok()
-                .and_then(|when| when.parse::<f64>().ok())
-                .is_none_or(|when| now as f64 - when > UNDER_WAY.as_millis() as f64);
+            let at = std::str::from_utf8(when).ok().and_then(|when| when.parse::<f64>().ok()).unwrap_or(0.0);
+            let is_old = now as f64 - at > UNDER_WAY.as_micros() as f64;
             if held.contains(member) {
                 left.extend(is_old.then(|| (member.to_vec(), when.to_vec())));
-            } else {
+            } else if at <= self.begun as f64 {
                 others.push((member, when, is_old));
             }
         }

@@ -84,6 +84,15 @@ impl RedisBackend {
             Source::Client(client) => (client.clone(), false),
             Source::Config(server) => (connect(server, config.command_timeout).await?, true),
         };
+        let opened = Self::on(client.clone(), is_own, config).await;
+        if opened.is_err() && is_own {
+            // Nobody else would end its task.
+            let _ = client.quit().await;
+        }
+        opened
+    }
+
+    async fn on(client: Client, is_own: bool, config: RedisBuilder) -> Result<Self> {
         let report = report::of(&client).await?;
         if report.durability < Durability::Synced || report.has_replicas {
             tracing::warn!(

@@ -30,10 +30,20 @@ const ANSWERS: &[(&str, ErrorKind)] = &[
     ("ERR invalid password", ErrorKind::Denied),
 ];
 
+/// What the client says by itself in the form of a server's unknown error.
+const OWN: &[(&str, Outcome)] = &[
+    ("Failed to route command", Outcome::Unknown), // no connection; it may have been sent over an earlier one
+    ("Failed to send command to router", Outcome::NotDone), // closed
+    ("Client is not initialized", Outcome::NotDone), // closed
+];
+
 fn of(error: &fred::error::Error) -> (ErrorKind, Outcome) {
     let answer = ANSWERS.iter().find(|(beginning, _)| error.details().starts_with(beginning));
     if let Some((_, kind)) = answer {
         return (*kind, Outcome::NotDone);
+    }
+    if let Some((_, outcome)) = OWN.iter().find(|(beginning, _)| error.details().starts_with(beginning)) {
+        return (ErrorKind::Unavailable, *outcome);
     }
     match error.kind() {
         Fred::Timeout => (ErrorKind::Timeout, Outcome::Unknown),
@@ -41,10 +51,6 @@ fn of(error: &fred::error::Error) -> (ErrorKind, Outcome) {
         Fred::Auth | Fred::Tls => (ErrorKind::Denied, Outcome::NotDone),
         Fred::Config | Fred::Url | Fred::InvalidArgument => (ErrorKind::Invalid, Outcome::NotDone),
         Fred::Protocol | Fred::Parse => (ErrorKind::Corrupt, Outcome::Unknown),
-        // While it makes a connection anew.
-        Fred::Unknown if error.details().starts_with("Failed to route") => {
-            (ErrorKind::Unavailable, Outcome::Unknown)
-        }
         Fred::Unknown | Fred::InvalidCommand | Fred::NotFound => (ErrorKind::Other, Outcome::Unknown),
         _ => (ErrorKind::Unavailable, Outcome::Unknown),
     }
@@ -88,6 +94,8 @@ mod tests {
         ] {
             assert_eq!(answer(details), (kind, Outcome::NotDone), "{details}");
         }
+        assert_eq!(answer("Failed to route command."), (ErrorKind::Unavailable, Outcome::Unknown));
+        assert_eq!(answer("Client is not initialized."), (ErrorKind::Unavailable, Outcome::NotDone));
         let silent = fred::error::Error::new(Fred::Timeout, "");
         assert_eq!(of(&silent), (ErrorKind::Timeout, Outcome::Unknown));
         let broken = fred::error::Error::new(Fred::IO, "broken pipe");
