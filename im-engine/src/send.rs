@@ -198,6 +198,8 @@ impl Inner {
             return Ok(Admitted::New(append, epoch));
         }
         let window = self.dedupe_window.unwrap_or(UNBOUNDED);
+        // Before the first epoch of all there was nothing that the log could have lost.
+        let began = if first { Timestamp::default() } else { began };
         let now = self.clock.now();
         match Freshness::of(&append.client_msg_id, now, window, began) {
             Freshness::Fresh => Ok(Admitted::New(append, epoch)),
