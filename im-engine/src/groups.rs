@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use im_core::{
-    Append, ClientMsgId, ContentHash, ContentType, Conversation, ConversationId, EPOCH_GAP, GroupInfo,
-    MembersChange, NewConversation, Outcome, PolicyRequest, Receipt, RecordKind, Role, SendKey, UserId,
+    Append, ClientMsgId, ContentHash, ContentType, Conversation, ConversationId, GroupInfo, MembersChange,
+    NewConversation, Outcome, PolicyRequest, Receipt, RecordKind, Role, SendKey, UserId,
 };
 
 use crate::{
@@ -222,8 +222,8 @@ impl Inner {
         let reached = tokio::time::timeout(self.config.patience, applied)
             .await
             .map_err(|_| unknown("members.apply", "logged, but not applied in time"))??;
-        // What is applied is of a later epoch: the log may have lost this one before.
-        if reached.0 - seq.0 >= EPOCH_GAP { self.wait_stored(id, receipt).await } else { Ok(()) }
+        // Another one is applied, perhaps of a later epoch: the log may have lost this one before.
+        if reached == seq { Ok(()) } else { self.wait_stored(id, receipt).await }
     }
 }
 

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use fred::{
     clients::Client,
-    interfaces::ClientLike,
+    interfaces::{ClientLike, LuaInterface},
     types::{
         Builder, ClusterHash, CustomCommand, MultipleKeys, Value,
-        config::{Config, ReconnectPolicy, UnresponsiveConfig},
+        config::{Config, Options, ReconnectPolicy, UnresponsiveConfig},
         scripts::Script,
     },
 };
@@ -216,7 +216,16 @@ impl Inner {
         keys: impl Into<MultipleKeys>,
         args: Vec<Value>,
     ) -> Result<Value> {
-        script.evalsha_with_reload(&self.client, keys.into(), args).await.map_err(failed(operation))
+        // Sent once: of a command that the client sends again, the answer tells of the last time only.
+        let once = self.client.with_options(&Options { max_attempts: Some(1), ..Options::default() });
+        let (keys, hash) = (keys.into(), script.sha1().clone());
+        match once.evalsha(hash.clone(), keys.clone(), args.clone()).await {
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                script.load(&self.client).await.map_err(failed(operation))?;
+                once.evalsha(hash, keys, args).await.map_err(failed(operation))
+            }
+            answer => answer.map_err(failed(operation)),
+        }
     }
 
     /// A command on one key.

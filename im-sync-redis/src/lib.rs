@@ -22,11 +22,11 @@
 //! | `appendonly yes`, `appendfsync always`, no copies | the death of the server and of its system | nothing |
 //! | `appendonly yes`, `appendfsync everysec` | the death of the server | about the last second, when its system dies |
 //! | `appendonly no` | nothing | everything in the log that the store does not have yet |
-//! | any of them, with copies: Sentinel, Cluster, replicas | as above, while no copy takes over | what the copy that takes over does not have: copies lag by what the link takes, at most as long as a failover does; 10 s are allowed for |
+//! | any of them, with copies: Sentinel, Cluster, replicas | as above, while no copy takes over | what the copy that takes over does not have: a copy lags by what the link takes, and the old master may answer until it is given up. Allowed for are twice `cluster-node-timeout`, and 60 s with Sentinel |
 //!
-//! A server that restarts or is replaced has another run id, by which the log begins another epoch: no sequence id is ever given twice, and
+//! A server that restarts or is replaced has another run id or replication id, by which the log begins another epoch: no sequence id is ever given twice, and
 //! fan-out goes back by the loss window. A server that was emptied is noticed by the names of its partitions. A policy that evicts keys
-//! (`maxmemory-policy` other than `noeviction`) is refused at the start.
+//! (`maxmemory-policy` other than `noeviction`) is refused at the start, and so are several masters without an append-only file.
 //!
 //! # Keys
 //! All begin with the [prefix](RedisBuilder::prefix). All keys of a user share a hash tag, and so do all of a log partition.

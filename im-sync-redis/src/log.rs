@@ -37,7 +37,7 @@ static TRIM: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("
 /// The most records of one read.
 const MOST_RECORDS: usize = 10_000;
 /// How many records one step of a trim looks at: the server does nothing else meanwhile.
-const MOST_TRIMMED: i64 = 500;
+const MOST_TRIMMED: i64 = 100;
 /// How long a reader that waits trusts in being told: a word to another node may be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -120,6 +120,15 @@ impl RedisLog {
         Ok(match word {
             "none" => Error::new(ErrorKind::OtherIncarnation, BACKEND, operation, "no epoch is open"),
             "stale" => stale(operation, epoch, why()?.unwrap_or_default()),
+            "partitions" => {
+                let there = why()?.unwrap_or_default();
+                invalid(
+                    operation,
+                    format!(
+                        "the log has {there} partitions, which this node did not find when it was opened"
+                    ),
+                )
+            }
             "other" => {
                 let message = format!("the epoch is of another server than {}", why()?.unwrap_or_default());
                 Error::new(ErrorKind::OtherIncarnation, BACKEND, operation, message)

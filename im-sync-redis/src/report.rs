@@ -13,9 +13,13 @@ use crate::error::{BACKEND, failed};
 
 /// The oldest server that is used: scripts read time and write, and ranges of streams exclude their beginning.
 const OLDEST: (u32, u32) = (6, 2);
-/// How much acked data may be missing where a copy took over, or a server came back with what it had synced: twice a failover's default
-/// timeout of 5 s, in which the old one may still have answered.
-const LOSS_WINDOW: Duration = Duration::from_secs(10);
+/// How much acked data may be missing where a server came back with what it had synced, every second.
+const SYNCED_EACH_SECOND: Duration = Duration::from_secs(10);
+/// The same where the system syncs when it likes, within about 30 s, or Sentinel lets a copy take over: it waits for 30 s by default, and
+/// the old master may answer meanwhile.
+const LONG: Duration = Duration::from_secs(60);
+/// How long a cluster waits by default until a copy takes over. <https://redis.io/docs/latest/operate/oss_and_stack/management/scaling/>
+const NODE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the servers are, as they said when the backend was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,8 @@ impl RedisReport {
 struct Server {
     info: String,
     appendfsync: Option<String>,
+    /// How long the others of a cluster wait for it.
+    node_timeout: Option<Duration>,
 }
 
 impl Server {
@@ -115,7 +121,9 @@ pub(crate) async fn of(client: &Client) -> Result<RedisReport> {
         // Where the command is forbidden the weaker is taken.
         let appendfsync = client.config_get::<Vec<String>, _>("appendfsync").await.ok();
         let appendfsync = appendfsync.and_then(|pair| pair.into_iter().nth(1));
-        servers.push(Server { info, appendfsync });
+        let node_timeout = client.config_get::<Vec<String>, _>("cluster-node-timeout").await.ok();
+        let node_timeout = node_timeout.and_then(|pair| pair.get(1)?.parse().ok()).map(Duration::from_millis);
+        servers.push(Server { info, appendfsync, node_timeout });
     }
     if let Some((kind, why)) = servers.iter().find_map(Server::refusal) {
         return Err(Error::new(kind, BACKEND, "open", why));
@@ -126,33 +134,61 @@ pub(crate) async fn of(client: &Client) -> Result<RedisReport> {
         || client.uses_sentinels()
         || servers.iter().any(|server| server.field("connected_slaves") != "0");
     let durability = weakest.map_or(Durability::Memory, Server::durability);
-    let is_safe = durability == Durability::Synced && !has_replicas;
+    if durability == Durability::Memory && servers.len() > 1 {
+        let why = "several masters without an append-only file: one would come back older than the others; set appendonly yes";
+        return Err(Error::new(ErrorKind::Invalid, BACKEND, "open", why));
+    }
+    let appendfsync = weakest
+        .filter(|server| server.field("aof_enabled") == "1")
+        .and_then(|server| server.appendfsync.clone());
+    let slowest = servers.iter().map(|server| server.node_timeout.unwrap_or(NODE_TIMEOUT)).max();
+    let loss_window = match durability {
+        _ if client.uses_sentinels() || appendfsync.as_deref() == Some("no") => LONG,
+        // The old master may answer until then, and as long again until a worker hears of the new one.
+        _ if client.is_clustered() => SYNCED_EACH_SECOND.max(slowest.unwrap_or(NODE_TIMEOUT) * 2),
+        Durability::Synced if !has_replicas => Duration::ZERO,
+        _ if has_replicas => LONG,
+        _ => SYNCED_EACH_SECOND,
+    };
     Ok(RedisReport {
         version: oldest.map(|server| server.field("redis_version").to_owned()).unwrap_or_default(),
         masters: servers.len(),
         has_replicas,
-        appendfsync: weakest
-            .filter(|server| server.field("aof_enabled") == "1")
-            .and_then(|server| server.appendfsync.clone()),
+        appendfsync,
         durability,
-        loss_window: if is_safe { Duration::ZERO } else { LOSS_WINDOW },
+        loss_window,
     })
 }
 
-/// The identity of the data now: of each master its run id, which a restart and a failover change.
+/// The identity of the data now: of each master its run id, which a restart changes, and its replication id, which changes when it takes
+/// over or is put back.
 ///
 /// # Errors
 /// When a master cannot be asked.
 pub(crate) async fn incarnation(client: &Client, name: &str, operation: &'static str) -> Result<Incarnation> {
     let runs = masters(client).into_iter().map(|master| async {
         let client = client.with_options(&on(master));
-        let info = client.info::<String>(Some(InfoKind::Server)).await.map_err(failed(operation))?;
-        let server = Server { info, appendfsync: None };
-        let run = server.field("run_id");
-        if run.is_empty() {
-            return Err(Error::new(ErrorKind::Other, BACKEND, operation, "a server says no run_id"));
+        let info = async |kind| client.info::<String>(Some(kind)).await.map_err(failed(operation));
+        let (server, replication) = futures::try_join!(info(InfoKind::Server), info(InfoKind::Replication))?;
+        let server = Server { info: server + &replication, ..Server::default() };
+        let (run, data) = (server.field("run_id"), server.field("master_replid"));
+        if run.is_empty() || data.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Other,
+                BACKEND,
+                operation,
+                "a server does not say which it is",
+            ));
         }
-        Ok(run.to_owned())
+        if server.field("role") != "master" {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                BACKEND,
+                operation,
+                "a server is a master no more",
+            ));
+        }
+        Ok(format!("{run}.{data}"))
     });
     let mut runs = futures::future::try_join_all(runs).await?;
     runs.sort_unstable();
@@ -165,7 +201,11 @@ mod tests {
 
     fn server(info: &str, appendfsync: Option<&str>) -> Server {
         let good = "redis_version:7.0.15\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n";
-        Server { info: format!("{info}{good}"), appendfsync: appendfsync.map(str::to_owned) }
+        Server {
+            info: format!("{info}{good}"),
+            appendfsync: appendfsync.map(str::to_owned),
+            ..Server::default()
+        }
     }
 
     #[test]

@@ -4,14 +4,15 @@
 --   floor: empty, or >I8I8I8B of sequence id, ordinal, time in ms, 1 if direct
 -- A place (head, receipt): >I8I8I8I4I8 of sequence id, ordinal, time in ms, epoch, offset.
 -- Answer: 'ok' with one text for each send: A or D with its place, C conflict, U unseeded; or 'none', 'stale' with the open epoch,
---   'other' with the server's run id
+--   'other' with the server's name
 local PLACE = '>I8I8I8I4I8'
 local CHUNK = 500
 local log = redis.call('HMGET', KEYS[1], 'epoch', 'incarnation', 'first', 'offset')
 local epoch = tonumber(ARGV[1])
 if not log[1] then return {'none'} end
 if tonumber(log[1]) ~= epoch then return {'stale', log[1]} end
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. '.' ..
+  string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if not string.find(log[2], run, 1, true) then return {'other', run} end
 
 local function many(command, first, names)

@@ -1,8 +1,9 @@
 -- Moves the checkpoint of a partition: forward within a lineage, anywhere in another.
 -- KEYS: the checkpoint
 -- ARGV: epoch, offset, lineage, checkpoint, the inbox's incarnation
--- Answer: 'ok', or 'other' with the server's run id
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+-- Answer: 'ok', or 'other' with the server's name
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. '.' ..
+  string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if not string.find(ARGV[5], run, 1, true) then return {'other', run} end
 local kept = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'lineage')
 if kept[3] == ARGV[3] then

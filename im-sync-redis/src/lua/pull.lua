@@ -13,11 +13,20 @@ while low < high do
     high = middle
   end
 end
-while true do
-  local entry = redis.call('LINDEX', KEYS[1], low)
-  if not entry or struct.unpack('>I6', entry) ~= time then return false end
-  if string.sub(entry, 1, 10) == ARGV[1] then break end
-  low = low + 1
+-- Where the clock was turned back many may have one time.
+local found = false
+while not found do
+  local page = redis.call('LRANGE', KEYS[1], low, low + 499)
+  if #page == 0 then return false end
+  for at, entry in ipairs(page) do
+    if struct.unpack('>I6', entry) ~= time then return false end
+    if string.sub(entry, 1, 10) == ARGV[1] then
+      low = low + at - 1
+      found = true
+      break
+    end
+  end
+  if not found then low = low + #page end
 end
 local most = tonumber(ARGV[2])
 local answer = redis.call('LRANGE', KEYS[1], low + 1, low + 1 + most)
