@@ -7,7 +7,7 @@ use fred::{
 };
 use im_sync_redis::RedisBackend;
 
-use crate::Outcome;
+use crate::{Outcome, process::to_the_end};
 
 /// Keys that go with this, by what they begin with.
 #[derive(Debug)]
@@ -65,17 +65,11 @@ impl Keyspace {
 }
 
 impl Drop for Keyspace {
-    /// Also where a measurement ends before its time. On a thread of its own: a runtime cannot be waited for within another.
+    /// Also where a measurement ends before its time.
     fn drop(&mut self) {
-        let removed = std::thread::scope(|scope| {
-            let remove = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(self.remove())
-            };
-            scope.spawn(remove).join()
-        });
-        if !matches!(removed, Ok(Ok(()))) {
-            eprintln!("im-bench: the keys of {} could not be removed: {removed:?}", self.prefix);
+        let removed = to_the_end(self.remove());
+        if let Err(error) = removed {
+            eprintln!("im-bench: the keys of {} could not be removed: {error}", self.prefix);
         }
     }
 }

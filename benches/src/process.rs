@@ -92,6 +92,12 @@ pub(crate) fn steal() -> Option<f64> {
     Some(now.share_since(last))
 }
 
+/// Runs something to its end where that cannot be awaited. On a thread of its own: a runtime cannot be waited for within another.
+pub(crate) fn to_the_end(what: impl Future<Output = Outcome> + Send) -> Outcome {
+    let run = || tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(what);
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|_| Err("it panicked".into()))
+}
+
 /// Raises the limit of open files as far as it goes; fails where `sockets` do not fit under it.
 pub(crate) fn allow_sockets(sockets: usize) -> Outcome {
     /// What a process has open beside its sockets.

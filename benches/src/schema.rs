@@ -3,7 +3,7 @@
 use im_store_pg::PgBackend;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::Outcome;
+use crate::{Outcome, process::to_the_end};
 
 /// A schema that is dropped with this.
 #[derive(Debug)]
@@ -45,17 +45,11 @@ impl Schema {
 }
 
 impl Drop for Schema {
-    /// Also where a measurement ends before its time. On a thread of its own: a runtime cannot be waited for within another.
+    /// Also where a measurement ends before its time.
     fn drop(&mut self) {
-        let removed = std::thread::scope(|scope| {
-            let remove = || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(self.remove())
-            };
-            scope.spawn(remove).join()
-        });
-        if !matches!(removed, Ok(Ok(()))) {
-            eprintln!("im-bench: the schema {} could not be dropped: {removed:?}", self.name);
+        let removed = to_the_end(self.remove());
+        if let Err(error) = removed {
+            eprintln!("im-bench: the schema {} could not be dropped: {error}", self.name);
         }
     }
 }

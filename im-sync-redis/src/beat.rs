@@ -11,10 +11,11 @@ use futures::future::try_join_all;
 use im_core::{Error, Gone, NodeId, Outcome, Result, SessionId, UserId};
 
 use crate::{
+    answer::list,
     connect::Inner,
     error::corrupt,
     packed::{Malformed, member, of_member},
-    presence::{AT_ONCE, id, values},
+    presence::{AT_ONCE, id},
 };
 
 static BEAT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_str!("lua/beat.lua")));
@@ -52,7 +53,7 @@ async fn noted(inner: &Inner, node: &NodeId, due: Option<usize>) -> Result<Noted
     let due = due.map(|due| due.to_string()).unwrap_or_default();
     let args = vec![inner.presence_kept_ms().into(), due.into()];
     let mut answer =
-        values(inner.run(OPERATION, &NODE_SESSIONS, inner.keys.node_sessions(node), args).await?);
+        list(OPERATION, inner.run(OPERATION, &NODE_SESSIONS, inner.keys.node_sessions(node), args).await?)?;
     let rest = (answer.len() >= 2).then(|| answer.split_off(2));
     let (Some([now, differs]), Some(rest)) = (answer.first_chunk(), rest) else {
         return Err(corrupt(OPERATION, "a node's sessions cannot be read"));
@@ -124,7 +125,7 @@ impl Beat<'_> {
         args.extend(places.iter().map(|at| Value::from(self.held[*at].1.as_str())));
         let answer = self.inner.run(OPERATION, &BEAT, self.inner.keys.sessions(user), args).await?;
         let malformed = || corrupt(OPERATION, "the answer to a beat cannot be read");
-        let mut values = values(answer).into_iter();
+        let mut values = list(OPERATION, answer)?.into_iter();
         let mut gone = Vec::new();
         while let Some(place) = values.next() {
             let mut number = || values.next().as_ref().and_then(Value::as_u64).ok_or_else(malformed);

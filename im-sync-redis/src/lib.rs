@@ -22,7 +22,7 @@
 //! | `appendonly yes`, `appendfsync always`, no copies | the death of the server and of its system | nothing |
 //! | `appendonly yes`, `appendfsync everysec` | the death of the server | about the last second, when its system dies |
 //! | `appendonly no` | nothing | everything in the log that the store does not have yet |
-//! | any of them, with copies: Sentinel, Cluster, replicas | as above, while no copy takes over | what the copy that takes over does not have: a copy lags by what the link takes, and the old master may answer until it is given up. Allowed for are twice `cluster-node-timeout`, and 60 s with Sentinel |
+//! | any of them, with copies: Sentinel, Cluster, replicas | as above, while no copy takes over | what the copy that takes over does not have: a copy lags by what the link takes, and the old master may answer until it is given up. Allowed for are twice `cluster-node-timeout`, and 60 s with Sentinel or a replica |
 //!
 //! A server that restarts or is replaced has another run id or replication id, by which the log begins another epoch: no sequence id is ever given twice, and
 //! fan-out goes back by the loss window. A server that was emptied is noticed by the names of its partitions. A policy that evicts keys

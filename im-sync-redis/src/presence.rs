@@ -15,6 +15,7 @@ use futures::future::try_join_all;
 use im_core::{Connect, Connected, Gone, NodeId, Presence, Result, SessionId, SessionRef, UserId, WhenFull};
 
 use crate::{
+    answer::list,
     beat,
     connect::Inner,
     error::corrupt,
@@ -64,7 +65,7 @@ impl Inner {
     /// All sessions of a user, those of the dead and the displaced ones too.
     async fn kept(&self, operation: &'static str, user: &UserId) -> Result<Vec<Kept>> {
         let answer = self.run(operation, &SESSIONS, self.keys.sessions(user), Vec::new()).await?;
-        kept(&values(answer), operation)
+        kept(&list(operation, answer)?, operation)
     }
 
     /// Notes that sessions are of a node.
@@ -111,11 +112,6 @@ fn bytes(bytes: Vec<u8>) -> Value {
     Value::Bytes(bytes.into())
 }
 
-/// The values of an answer; one alone is none.
-pub(crate) fn values(answer: Value) -> Vec<Value> {
-    if let Value::Array(values) = answer { values } else { Vec::new() }
-}
-
 pub(crate) fn id(text: &[u8], operation: &'static str) -> Result<NodeId> {
     let text = std::str::from_utf8(text).map_err(|_| corrupt(operation, "a node's id is no text"))?;
     NodeId::new(text).map_err(|_| corrupt(operation, "a node's id is none"))
@@ -127,7 +123,7 @@ fn living(answer: Value, operation: &'static str) -> Result<Living> {
         let life = pair[1].as_u64().ok_or_else(|| corrupt(operation, "a life is no number"))?;
         Ok((node, life))
     };
-    values(answer).as_chunks::<2>().0.iter().map(|pair| node(pair)).collect()
+    list(operation, answer)?.as_chunks::<2>().0.iter().map(|pair| node(pair)).collect()
 }
 
 fn kept(values: &[Value], operation: &'static str) -> Result<Vec<Kept>> {
@@ -172,7 +168,8 @@ impl Presence for RedisPresence {
             inner.presence_kept_ms().into(),
         ];
         args.extend(dead.into_iter().map(bytes));
-        let answer = values(inner.run(operation, &CONNECT, inner.keys.sessions(&request.user), args).await?);
+        let answer = inner.run(operation, &CONNECT, inner.keys.sessions(&request.user), args).await?;
+        let answer = list(operation, answer)?;
         match answer.first().and_then(Value::as_i64) {
             Some(1) => {
                 let displaced = self::kept(&answer[1..], operation)?;

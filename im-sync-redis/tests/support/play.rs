@@ -1,7 +1,7 @@
 //! A chat on a server of its own, played while something happens to the server.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -143,7 +143,12 @@ impl Play {
         }
         assert!(stored.values().all(|places| places.len() == 1), "a message is there twice");
         let mut lost = 0;
+        let mut places = HashSet::new();
         for (conversation, id, seq) in &acked {
+            assert!(
+                places.insert((conversation, seq)),
+                "{conversation} {seq:?} was given twice, at last to {id}"
+            );
             match stored.get(&(conversation.clone(), id.clone())) {
                 Some(places) => {
                     assert_eq!(places, &[*seq], "{conversation} {id}: where the ack says");
