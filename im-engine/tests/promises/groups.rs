@@ -6,10 +6,11 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use im_core::{ErrorKind, Policy, PolicyRequest, Result, Verdict, memory::Memory};
+use im_core::{ErrorKind, Policy, PolicyRequest, Result, Seq, Verdict, memory::Memory};
 use im_engine::{ChatError, Engine, MemberChange, NewGroup, Refusal};
+use im_store_sqlite::Sqlite;
 
-use crate::support::{connect, everything, group, group_id, hooked, id};
+use crate::support::{connect, everything, group, group_id, hooked, id, user};
 
 #[tokio::test]
 async fn a_taken_id_is_a_conflict_for_strangers_and_members_and_leaves_nothing_behind() {
@@ -82,4 +83,23 @@ async fn a_retry_of_a_creation_is_acked_also_when_the_policy_has_changed() {
     assert_eq!((again.seq, again.duplicate), (first.seq, true));
     let other = alice.create_group(group("h", &[], "c")).await;
     assert!(matches!(other, Err(ChatError::Refused(Refusal::Denied(_)))), "{other:?}");
+}
+
+/// Where a log is its own store, no checkpoint tells that it was applied.
+#[tokio::test]
+async fn a_change_of_members_over_which_another_was_applied_is_acked_also_by_a_log_that_is_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = Sqlite::builder(folder.path().join("im.db")).open().await.unwrap();
+    let (chat, hooks) = hooked(&sqlite, |_| {}).await;
+    let alice = Arc::new(connect(&chat, "alice", "a").await);
+    alice.create_group(group("g", &[], "c")).await.unwrap();
+    let other = alice.clone();
+    hooks.before("conversations.applied", async move {
+        let bob = MemberChange::Join(vec![user("bob")]);
+        other.change_members(&group_id("g"), id("second"), bob).await.unwrap();
+    });
+    let carol = MemberChange::Join(vec![user("carol")]);
+    let ack = alice.change_members(&group_id("g"), id("first"), carol).await.unwrap();
+    assert_eq!(ack.seq, Seq(2));
+    assert_eq!(alice.history(&group_id("g"), everything()).await.unwrap().records.len(), 3);
 }

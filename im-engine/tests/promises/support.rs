@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use im_core::{
-    ClientMsgId, ContentType, ConversationId, DeviceId, Direction, Parts, Platform, Seq, UserId,
-    memory::Memory,
-};
+use im_core::{ClientMsgId, ContentType, ConversationId, DeviceId, Direction, Parts, Platform, Seq, UserId};
 use im_engine::{
     AckLevel, Config, Draft, Engine, Event, Hello, HistoryPage, HistoryRange, Identity, MemberChange,
     NewGroup, Session,
@@ -58,11 +55,11 @@ pub(crate) fn contents(page: &HistoryPage) -> Vec<&str> {
 }
 
 /// An engine whose parts' calls can be met.
-pub(crate) async fn hooked(memory: &Memory, change: impl FnOnce(&mut Config)) -> (Engine, Hooks) {
+pub(crate) async fn hooked(backend: impl Into<Parts>, change: impl FnOnce(&mut Config)) -> (Engine, Hooks) {
     let hooks = Hooks::default();
     let mut config = Config::default();
     change(&mut config);
-    let parts = hooks.wrap(Parts::from(memory));
+    let parts = hooks.wrap(backend.into());
     (Engine::builder(parts).config(config).start().await.unwrap(), hooks)
 }
 
