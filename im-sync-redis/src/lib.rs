@@ -20,7 +20,7 @@
 //! | The server's settings | An ack as *logged* survives | May be lost |
 //! |---|---|---|
 //! | `appendonly yes`, `appendfsync always`, no copies | the death of the server and of its system | nothing |
-//! | `appendonly yes`, `appendfsync everysec` | the death of the server | about the last second, when its system dies |
+//! | `appendonly yes`, `appendfsync everysec` | the server's end in order (SIGTERM) | about the last two seconds, when the server or its system dies: while a sync takes longer than a second, Redis answers and holds its writes back |
 //! | `appendonly no` | nothing | everything in the log that the store does not have yet |
 //! | any of them, with copies: Sentinel, Cluster, replicas | as above, while no copy takes over | what the copy that takes over does not have: a copy lags by what the link takes, and the old master may answer until it is given up. Allowed for are twice `cluster-node-timeout`, and 60 s with Sentinel or a replica |
 //!

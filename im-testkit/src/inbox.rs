@@ -281,7 +281,7 @@ pub async fn no_silent_gap(fixture: &dyn Fixture) -> Verdict {
 /// # Errors
 /// The violation that was found.
 pub async fn expired_cursors(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let inbox = open(&*data).await?;
     let expiry = inbox.info().await?.expiry;
     let users = [user("alice")?];
@@ -531,7 +531,7 @@ pub async fn replay(fixture: &dyn Fixture) -> Verdict {
 /// # Errors
 /// The violation that was found.
 pub async fn an_end_for_everyone(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let inbox = open(&*data).await?;
     let (alice, bob, eve) = (user("alice")?, user("bob")?, user("eve")?);
     let asked = [alice.clone(), eve.clone(), bob.clone(), alice.clone()];
@@ -579,7 +579,7 @@ pub async fn an_end_for_everyone(fixture: &dyn Fixture) -> Verdict {
 /// # Errors
 /// The violation that was found.
 pub async fn expiry(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let inbox = open(&*data).await?;
     let expiry = inbox.info().await?.expiry;
     let (alice, bob) = (user("alice")?, user("bob")?);

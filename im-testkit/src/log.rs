@@ -281,7 +281,7 @@ async fn racing_sends(
 /// # Errors
 /// The violation that was found.
 pub async fn dedupe_window(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let log = open(&*data).await?;
     let window = log.log.info().await?.dedupe_window;
     let Some(window) = window else {
@@ -475,7 +475,7 @@ async fn old_records(
 /// # Errors
 /// The violation that was found.
 pub async fn trimmed(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let log = open(&*data).await?;
     let conversation = group("g")?;
     let partition = log.partition(&conversation);
@@ -499,7 +499,7 @@ pub async fn trimmed(fixture: &dyn Fixture) -> Verdict {
 /// # Errors
 /// The violation that was found.
 pub async fn held(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let log = open(&*data).await?;
     let conversation = group("g")?;
     let partition = log.partition(&conversation);

@@ -35,7 +35,16 @@ impl<F: Fixture> NodesFixture<F> {
 #[async_trait]
 impl<F: Fixture> Fixture for NodesFixture<F> {
     async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
-        let right = self.right.fresh().await?;
+        self.spread(self.right.fresh().await?).await
+    }
+
+    async fn short_lived(&self) -> Result<Box<dyn Data>, Violation> {
+        self.spread(self.right.short_lived().await?).await
+    }
+}
+
+impl<F> NodesFixture<F> {
+    async fn spread(&self, right: Box<dyn Data>) -> Result<Box<dyn Data>, Violation> {
         let mut nodes = Vec::new();
         for _ in 0..self.nodes {
             nodes.push(right.node().await?);

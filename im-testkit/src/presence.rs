@@ -126,7 +126,7 @@ pub async fn kick_or_reject(fixture: &dyn Fixture) -> Verdict {
 /// # Errors
 /// The violation that was found.
 pub async fn dead_nodes_vanish(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let presence = open(&*data).await?;
     let ttl = presence.ttl();
     let (dead, living) =
@@ -188,7 +188,7 @@ pub async fn told_at_next_beat(fixture: &dyn Fixture) -> Verdict {
 /// # Errors
 /// The violation that was found.
 pub async fn live_nodes(fixture: &dyn Fixture) -> Verdict {
-    let data = fixture.fresh().await?;
+    let data = fixture.short_lived().await?;
     let presence = open(&*data).await?;
     let ttl = presence.ttl();
     let nodes = async || -> Result<BTreeSet<String>, Violation> {

@@ -76,8 +76,17 @@ impl<F: Fixture> BrokenFixture<F> {
 #[async_trait]
 impl<F: Fixture> Fixture for BrokenFixture<F> {
     async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
-        let right = self.right.fresh().await?;
-        Ok(Box::new(BrokenData { right, broken: self.broken, shared: Arc::default() }))
+        Ok(self.broken(self.right.fresh().await?))
+    }
+
+    async fn short_lived(&self) -> Result<Box<dyn Data>, Violation> {
+        Ok(self.broken(self.right.short_lived().await?))
+    }
+}
+
+impl<F> BrokenFixture<F> {
+    fn broken(&self, right: Box<dyn Data>) -> Box<dyn Data> {
+        Box::new(BrokenData { right, broken: self.broken, shared: Arc::default() })
     }
 }
 
