@@ -40,6 +40,7 @@ mod projection;
 mod record;
 mod refusal;
 mod store;
+pub mod subscribers;
 mod user_state;
 
 pub use checkpoint::{Checkpoint, Epoch, Incarnation, Lineage, Position};

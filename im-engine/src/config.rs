@@ -34,7 +34,7 @@ pub struct Config {
     pub delivery_entries: usize,
     /// How many bytes of content a signal carries at most; 0: none. Default 16 KiB.
     pub inline_bytes: usize,
-    /// How long a worker's lease lasts without renewal. Default 10 s.
+    /// How long a worker's lease lasts without renewal. Default 3 s: what a dead node worked on waits for that and a third of it.
     pub lease: Duration,
     /// How long an admission to send may be remembered; 0: not at all. Default 1 s, which is also the most.
     pub admission: Duration,
@@ -76,7 +76,7 @@ impl Default for Config {
             batch_records: 1024,
             delivery_entries: 10_000,
             inline_bytes: 16 << 10,
-            lease: Duration::from_secs(10),
+            lease: Duration::from_secs(3),
             admission: Duration::from_secs(1),
             cache_entries: 65_536,
             heartbeat: Duration::from_secs(30),

@@ -1,13 +1,15 @@
 //! What a node hears: one connection that listens for the words of other nodes, on all channels that this one needs.
 
 use std::{
-    collections::HashMap,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use im_core::{Error, ErrorKind, Notice, Noticed, Result};
+use im_core::{
+    Error, ErrorKind, Notice, Noticed, Result,
+    subscribers::{Subscribers, Subscription},
+};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,8 +20,6 @@ use crate::{
     pool::Pool,
 };
 
-/// How many notices wait for a subscriber before it lags.
-const CAPACITY: usize = 1024;
 /// How often everybody looks without having heard anything: a word may be lost with its connection.
 const LOOK: Duration = Duration::from_millis(500);
 /// After how many silent looks the connection is asked whether it still is one: a server that is cut off says no word of it.
@@ -30,89 +30,34 @@ const ANSWER: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(500);
 const OPERATION: &str = "notifier.subscribe";
 
-/// A subscriber of a channel.
-#[derive(Debug)]
-struct Subscriber {
-    sender: mpsc::Sender<Noticed>,
-    lagging: bool,
-}
-
-impl Subscriber {
-    fn notify(&mut self, notice: Notice) {
-        self.put(Noticed::Notice(notice));
-    }
-
-    fn lag(&mut self) {
-        self.put(Noticed::Lagged);
-    }
-
-    fn put(&mut self, noticed: Noticed) {
-        // The last place is kept for `Lagged`, so that it is there also when nothing ever follows.
-        let put = if self.sender.capacity() > 1 {
-            self.lagging = false;
-            noticed
-        } else if self.lagging {
-            return;
-        } else {
-            self.lagging = true;
-            Noticed::Lagged
-        };
-        // A receiver that is gone misses nothing.
-        let _ = self.sender.try_send(put);
-    }
-}
-
 /// Who is told what is heard, by channel.
 #[derive(Debug, Default)]
-struct Subscribers(Mutex<HashMap<String, Vec<Subscriber>>>);
+struct Shared(Mutex<Subscribers<String>>);
 
-impl Subscribers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Subscriber>>> {
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Subscribers<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Tells the subscribers of a channel; false where there is none.
-    fn tell(&self, channel: &str, mut tell: impl FnMut(&mut Subscriber)) -> bool {
-        let mut all = self.lock();
-        let Some(there) = all.get_mut(channel) else { return false };
-        there.retain(|subscriber| !subscriber.sender.is_closed());
-        there.iter_mut().for_each(&mut tell);
-        !there.is_empty()
-    }
-
-    fn lag_all(&self) {
-        self.lock().values_mut().flatten().for_each(Subscriber::lag);
-    }
-
-    fn channels(&self) -> Vec<String> {
-        let mut all = self.lock();
-        all.retain(|_, there| there.iter().any(|subscriber| !subscriber.sender.is_closed()));
-        all.keys().cloned().collect()
-    }
-
-    fn add(&self, channel: String, sender: mpsc::Sender<Noticed>) {
-        self.lock().entry(channel).or_default().push(Subscriber { sender, lagging: false });
     }
 }
 
 /// A channel to listen on, and who is to be told.
 struct Wanted {
     channel: String,
-    sender: mpsc::Sender<Noticed>,
+    subscription: Subscription,
     done: oneshot::Sender<Result<()>>,
 }
 
 /// What a node hears.
 #[derive(Debug)]
 pub(crate) struct Ear {
-    subscribers: Arc<Subscribers>,
+    subscribers: Arc<Shared>,
     wanted: mpsc::Sender<Wanted>,
 }
 
 /// The way to the task that listens.
 #[derive(Debug)]
 pub(crate) struct Listening {
-    subscribers: Arc<Subscribers>,
+    subscribers: Arc<Shared>,
     wanted: mpsc::Receiver<Wanted>,
     /// No handle is left that could subscribe.
     is_orphan: bool,
@@ -120,7 +65,7 @@ pub(crate) struct Listening {
 
 impl Ear {
     pub(crate) fn new() -> (Self, Listening) {
-        let (subscribers, (wanted, receiver)) = (Arc::<Subscribers>::default(), mpsc::channel(16));
+        let (subscribers, (wanted, receiver)) = (Arc::<Shared>::default(), mpsc::channel(16));
         (
             Self { subscribers: subscribers.clone(), wanted },
             Listening { subscribers, wanted: receiver, is_orphan: false },
@@ -129,25 +74,15 @@ impl Ear {
 
     /// Tells a subscriber of this process; the notice comes back where there is none.
     pub(crate) fn tell_here(&self, channel: &str, notice: Notice) -> Option<Notice> {
-        let mut notice = Some(notice);
-        let told = self.subscribers.tell(channel, |subscriber| {
-            // A second subscriber of one node would get a copy: there is none but in tests.
-            if let Some(notice) = notice.clone() {
-                subscriber.notify(notice);
-            }
-        });
-        if told {
-            notice = None;
-        }
-        notice
+        self.subscribers.lock().tell(channel, notice)
     }
 
     /// Subscribes to a channel; returns when it is listened on.
     pub(crate) async fn subscribe(&self, channel: String) -> Result<mpsc::Receiver<Noticed>> {
         let gone = || Error::new(ErrorKind::Unavailable, BACKEND, OPERATION, "the database was closed");
-        let (sender, receiver) = mpsc::channel(CAPACITY + 1);
+        let (subscription, receiver) = Subscription::new();
         let (done, listened) = oneshot::channel();
-        self.wanted.send(Wanted { channel, sender, done }).await.map_err(|_| gone())?;
+        self.wanted.send(Wanted { channel, subscription, done }).await.map_err(|_| gone())?;
         listened.await.map_err(|_| gone())??;
         Ok(receiver)
     }
@@ -160,7 +95,7 @@ impl Listening {
             let ended = match connect(&pool, &log, &self.subscribers).await {
                 Ok(mut listener) => {
                     // What was said meanwhile was not heard.
-                    self.subscribers.lag_all();
+                    self.subscribers.lock().lag_all();
                     wake_all(&inner);
                     self.hear(&inner, &pool, &mut listener, &log).await
                 }
@@ -193,7 +128,12 @@ impl Listening {
 
     /// Whether nobody listens any more, and nobody will.
     fn is_over(&self) -> bool {
-        self.is_orphan && self.subscribers.channels().is_empty()
+        if !self.is_orphan {
+            return false;
+        }
+        let mut subscribers = self.subscribers.lock();
+        subscribers.retire_all();
+        subscribers.is_empty()
     }
 
     /// Passes words on until the connection breaks, or nobody listens any more.
@@ -244,10 +184,10 @@ impl Listening {
         log: &str,
         wanted: Wanted,
     ) -> sqlx::Result<()> {
-        let Wanted { channel, sender, done } = wanted;
+        let Wanted { channel, subscription, done } = wanted;
         match self.listen_to(inner, listener, log, &channel).await {
             Ok(()) => {
-                self.subscribers.add(channel, sender);
+                self.subscribers.lock().add(channel, subscription);
                 let _ = done.send(Ok(()));
                 Ok(())
             }
@@ -267,7 +207,7 @@ impl Listening {
         log: &str,
         channel: &str,
     ) -> sqlx::Result<()> {
-        let is_known = self.subscribers.lock().contains_key(channel);
+        let is_known = self.subscribers.lock().contains(channel);
         if is_known {
             // What was said before this goes out comes before its answer.
             ask(listener).await?;
@@ -287,11 +227,14 @@ impl Listening {
             }
             return;
         }
-        let notices = notices::decode(word.payload());
-        self.subscribers.tell(word.channel(), |subscriber| match &notices {
-            Some(notices) => notices.iter().for_each(|notice| subscriber.notify(notice.clone())),
-            None => subscriber.lag(),
-        });
+        let mut subscribers = self.subscribers.lock();
+        match notices::decode(word.payload()) {
+            Some(notices) => notices.into_iter().for_each(|notice| {
+                // Nobody may be there any more.
+                let _ = subscribers.tell(word.channel(), notice);
+            }),
+            None => subscribers.lag(word.channel()),
+        }
     }
 }
 
@@ -312,7 +255,7 @@ fn lost() -> sqlx::Error {
     sqlx::Error::Protocol("the connection that listens was lost".to_owned())
 }
 
-async fn connect(pool: &Pool, log: &str, subscribers: &Subscribers) -> sqlx::Result<PgListener> {
+async fn connect(pool: &Pool, log: &str, subscribers: &Shared) -> sqlx::Result<PgListener> {
     // A pool of its own, and another one each time: a connection that is dead without a word never comes back.
     let options = PgConnectOptions::clone(&pool.connections().connect_options());
     let own = PgPoolOptions::new()
@@ -324,7 +267,11 @@ async fn connect(pool: &Pool, log: &str, subscribers: &Subscribers) -> sqlx::Res
     let mut listener = PgListener::connect_with(&own).await?;
     // Nobody would see a connection change that is made inside: its wait is given up now and then, and begun again.
     listener.eager_reconnect(false);
-    let channels = subscribers.channels();
+    let channels: Vec<String> = {
+        let mut subscribers = subscribers.lock();
+        subscribers.retire_all();
+        subscribers.keys().cloned().collect()
+    };
     in_time(listener.listen_all(channels.iter().map(String::as_str).chain([log]))).await?;
     Ok(listener)
 }

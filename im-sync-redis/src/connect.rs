@@ -1,11 +1,14 @@
 //! Connecting, and what all parts on the servers share.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, LuaInterface},
+    interfaces::{ClientLike, FredResult, LuaInterface},
     types::{
         Builder, ClusterHash, CustomCommand, MultipleKeys, Value,
         config::{Config, Options, ReconnectPolicy, UnresponsiveConfig},
@@ -15,12 +18,22 @@ use fred::{
 use im_core::{Durability, Incarnation, LogPart, Parts, Result};
 
 use crate::{
-    RedisBuilder, RedisInbox, RedisLog, RedisNotifier, RedisPresence, RedisReport, config::Source, ear::Ear,
-    error::failed, keys::Keys, log, report, wake::Wake,
+    RedisBuilder, RedisInbox, RedisLog, RedisNotifier, RedisPresence, RedisReport,
+    config::Source,
+    ear::Ear,
+    error::{failed, invalid, is_redirected},
+    keys::Keys,
+    log, report,
+    wake::Wake,
 };
 
 /// How many commands may wait to be sent; whoever comes then is told that it is full.
 const MOST_COMMANDS: usize = 100_000;
+/// How often the client follows a redirection by itself: never. Where it asks the server that takes a slot over (`ASKING`, fred 10.1) it
+/// takes the next answer on that connection for its own, and whatever else is under way there gets its neighbour's.
+const REDIRECTIONS: u32 = 0;
+/// How soon a command is sent again whose slot was on its way to another server.
+const REDIRECTED: Duration = Duration::from_millis(20);
 /// How soon a broken connection is made anew: 50 ms, doubling, at most this, for ever.
 const RECONNECT_MS: (u32, u32) = (50, 1000);
 
@@ -44,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) inbox_entries: u32,
     pub(crate) dedupe_window: Duration,
     pub(crate) presence_ttl: Duration,
+    command_timeout: Duration,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
 }
@@ -73,7 +87,8 @@ impl RedisBackend {
     }
 
     /// The host's own client, connected, with its timeouts and policies: without a command timeout, a bound of the buffer and a
-    /// reconnect policy a server that falls silent is waited for, for ever. One more connection, beside it, listens.
+    /// reconnect policy a server that falls silent is waited for, for ever. On a cluster it must not follow redirections by itself
+    /// (`max_redirections` 0): fred 10.1 mixes answers up while a slot moves. One more connection, beside it, listens.
     #[must_use]
     pub fn with_client(client: Client) -> RedisBuilder {
         RedisBuilder::new(Source::Client(client))
@@ -93,6 +108,10 @@ impl RedisBackend {
     }
 
     async fn on(client: Client, is_own: bool, config: RedisBuilder) -> Result<Self> {
+        if client.is_clustered() && client.connection_config().max_redirections != REDIRECTIONS {
+            let why = "a client of a cluster that follows redirections mixes answers up while slots move: set its max_redirections to 0";
+            return Err(invalid("open", why));
+        }
         let report = report::of(&client).await?;
         if report.durability < Durability::Synced || report.has_replicas {
             tracing::warn!(
@@ -119,6 +138,7 @@ impl RedisBackend {
             inbox_entries: config.inbox_entries,
             dedupe_window: config.dedupe_window,
             presence_ttl: config.presence_ttl,
+            command_timeout: config.command_timeout,
             wake: Wake::new(partitions),
             ear,
         };
@@ -186,6 +206,7 @@ pub(crate) fn builder(config: &Config, timeout: Duration) -> Builder {
             connection.connection_timeout = timeout;
             connection.internal_command_timeout = timeout;
             connection.max_command_buffer_len = MOST_COMMANDS;
+            connection.max_redirections = REDIRECTIONS;
             connection.tcp.nodelay = Some(true);
             connection.unresponsive =
                 UnresponsiveConfig { max_timeout: Some(timeout), interval: timeout / 4 };
@@ -219,13 +240,22 @@ impl Inner {
         // Sent once: of a command that the client sends again, the answer tells of the last time only.
         let once = self.client.with_options(&Options { max_attempts: Some(1), ..Options::default() });
         let (keys, hash) = (keys.into(), script.sha1().clone());
-        match once.evalsha(hash.clone(), keys.clone(), args.clone()).await {
-            Err(error) if error.details().starts_with("NOSCRIPT") => {
+        let over = self.gives_up();
+        loop {
+            let mut answer = once.evalsha(hash.clone(), keys.clone(), args.clone()).await;
+            if answer.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
                 script.load(&self.client).await.map_err(failed(operation))?;
-                once.evalsha(hash, keys, args).await.map_err(failed(operation))
+                answer = once.evalsha(hash.clone(), keys.clone(), args.clone()).await;
             }
-            answer => answer.map_err(failed(operation)),
+            if !again(&answer, over).await {
+                return answer.map_err(failed(operation));
+            }
         }
+    }
+
+    /// Until when a command is sent again that is redirected.
+    fn gives_up(&self) -> Instant {
+        Instant::now() + self.command_timeout
     }
 
     /// A command on one key.
@@ -241,8 +271,14 @@ impl Inner {
     ) -> Result<Value> {
         let key = Value::Bytes(Bytes::copy_from_slice(key.as_ref()));
         let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
-        let args = std::iter::once(key).chain(args).collect();
-        self.client.custom(command, args).await.map_err(failed(operation))
+        let args: Vec<_> = std::iter::once(key).chain(args).collect();
+        let over = self.gives_up();
+        loop {
+            let answer = self.client.custom(command.clone(), args.clone()).await;
+            if !again(&answer, over).await {
+                return answer.map_err(failed(operation));
+            }
+        }
     }
 
     /// The identity of the data now.
@@ -252,6 +288,16 @@ impl Inner {
     pub(crate) async fn incarnation(&self, operation: &'static str) -> Result<Incarnation> {
         report::incarnation(&self.client, self.keys.prefix(), operation).await
     }
+}
+
+/// Waits a little where the slot of a command was on its way to another server, which takes as long as the moving of its keys; false if
+/// it was not, or it is time to give up. Whoever is redirected has done nothing.
+async fn again(answer: &FredResult<Value>, over: Instant) -> bool {
+    let is_redirected = answer.as_ref().is_err_and(is_redirected) && Instant::now() < over;
+    if is_redirected {
+        tokio::time::sleep(REDIRECTED).await;
+    }
+    is_redirected
 }
 
 impl From<&RedisBackend> for Parts {

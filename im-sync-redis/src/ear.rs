@@ -4,7 +4,6 @@
 //! listened on again, not before, or what is said between the two would be missing without a word.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
@@ -20,7 +19,10 @@ use fred::{
     util::redis_keyslot,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use im_core::{Error, ErrorKind, NodeId, Notice, Noticed, Partition, Result, notices};
+use im_core::{
+    Error, ErrorKind, NodeId, Noticed, Partition, Result, notices,
+    subscribers::{Subscribers, Subscription},
+};
 use tokio::sync::{
     broadcast::{Receiver, error::RecvError},
     mpsc, oneshot, watch,
@@ -31,77 +33,15 @@ use crate::{
     error::{BACKEND, failed},
 };
 
-/// How many notices wait for a subscriber before it lags.
-const CAPACITY: usize = 1024;
 /// How often the connection is asked whether it still is one: a server that is cut off says no word of it.
 const LOOK: Duration = Duration::from_secs(1);
 const OPERATION: &str = "notifier.subscribe";
-
-/// A subscriber of a channel.
-#[derive(Debug)]
-struct Subscriber {
-    sender: mpsc::Sender<Noticed>,
-    lagging: bool,
-}
-
-impl Subscriber {
-    fn notify(&mut self, notice: Notice) {
-        self.put(Noticed::Notice(notice));
-    }
-
-    fn lag(&mut self) {
-        self.put(Noticed::Lagged);
-    }
-
-    fn put(&mut self, noticed: Noticed) {
-        // The last place is kept for `Lagged`, so that it is there also when nothing ever follows.
-        let put = if self.sender.capacity() > 1 {
-            self.lagging = false;
-            noticed
-        } else if self.lagging {
-            return;
-        } else {
-            self.lagging = true;
-            Noticed::Lagged
-        };
-        // A receiver that is gone misses nothing.
-        let _ = self.sender.try_send(put);
-    }
-}
-
-/// Who is told what is heard, by channel.
-#[derive(Debug, Default)]
-struct Subscribers(HashMap<String, Vec<Subscriber>>);
-
-impl Subscribers {
-    /// Tells the subscribers of a channel; false where there is none.
-    fn tell(&mut self, channel: &str, tell: impl FnMut(&mut Subscriber)) -> bool {
-        let Some(there) = self.0.get_mut(channel) else { return false };
-        there.retain(|subscriber| !subscriber.sender.is_closed());
-        there.iter_mut().for_each(tell);
-        !there.is_empty()
-    }
-
-    fn lag_all(&mut self) {
-        self.0.values_mut().flatten().for_each(Subscriber::lag);
-    }
-
-    fn add(&mut self, channel: String, sender: mpsc::Sender<Noticed>) {
-        self.0.entry(channel).or_default().push(Subscriber { sender, lagging: false });
-    }
-
-    /// Whether nobody listens to a channel any more; then it is forgotten.
-    fn retire(&mut self, channel: &str) -> bool {
-        let is_left = self.tell(channel, |_| {});
-        !is_left && self.0.remove(channel).is_some()
-    }
-}
 
 /// A channel to listen on, and who is to be told.
 #[derive(Debug)]
 struct Wanted {
     channel: String,
-    sender: mpsc::Sender<Noticed>,
+    subscription: Subscription,
     done: oneshot::Sender<Result<()>>,
 }
 
@@ -175,7 +115,7 @@ pub(crate) struct Listening {
     messages: Receiver<Message>,
     reconnects: Receiver<Server>,
     changes: Receiver<Vec<ClusterStateChange>>,
-    subscribers: Subscribers,
+    subscribers: Subscribers<String>,
     /// Resolve to the channels of subscribers that are gone.
     gone: FuturesUnordered<BoxFuture<'static, String>>,
     wanted: mpsc::Receiver<Wanted>,
@@ -234,10 +174,10 @@ impl Ear {
     pub(crate) async fn subscribe(&self, channel: String) -> Result<mpsc::Receiver<Noticed>> {
         let failed = |kind, why: &str| Error::new(kind, BACKEND, OPERATION, why);
         let closed = || failed(ErrorKind::Unavailable, "the backend was closed");
-        let (sender, receiver) = mpsc::channel(CAPACITY + 1);
+        let (subscription, receiver) = Subscription::new();
         let (done, listened) = oneshot::channel();
         let listen = async {
-            self.wanted.send(Wanted { channel, sender, done }).await.map_err(|_| closed())?;
+            self.wanted.send(Wanted { channel, subscription, done }).await.map_err(|_| closed())?;
             listened.await.map_err(|_| closed())?
         };
         // While there is no connection everybody waits in a row.
@@ -299,7 +239,7 @@ impl Listening {
                     self.connect_again(&inner).await;
                 }
             }
-            if self.is_orphan && self.subscribers.0.is_empty() {
+            if self.is_orphan && self.subscribers.is_empty() {
                 break;
             }
         }
@@ -308,11 +248,11 @@ impl Listening {
     }
 
     fn look(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {
-        self.lines.clone().look(self.subscribers.0.keys().cloned().collect()).boxed()
+        self.lines.clone().look(self.subscribers.keys().cloned().collect()).boxed()
     }
 
     async fn listen(&mut self, inner: &Weak<Inner>, wanted: Wanted) {
-        let Wanted { channel, sender, done } = wanted;
+        let Wanted { channel, subscription, done } = wanted;
         let listened = self.lines.listen_node(&channel).await;
         // What was said before is for those who were there, not for the new subscriber.
         for _ in 0..self.messages.len() {
@@ -323,16 +263,10 @@ impl Listening {
             }
         }
         if listened.is_ok() {
-            self.gone.push({
-                let (sender, channel) = (sender.clone(), channel.clone());
-                async move {
-                    sender.closed().await;
-                    channel
-                }
-                .boxed()
-            });
-            self.subscribers.add(channel, sender);
-        } else if !self.subscribers.0.contains_key(&channel) {
+            let (closed, name) = (subscription.closed(), channel.clone());
+            self.gone.push(closed.map(|()| name).boxed());
+            self.subscribers.add(channel, subscription);
+        } else if !self.subscribers.contains(&channel) {
             // The server may have done it all the same.
             let _ = self.lines.leave_node(&channel).await;
         }
@@ -343,7 +277,7 @@ impl Listening {
     /// Listens on all channels again, then tells that something may be missing.
     async fn listen_again(&mut self, inner: &Weak<Inner>) {
         let mut listened = self.lines.listen(&self.wake).await;
-        for channel in self.subscribers.0.keys() {
+        for channel in self.subscribers.keys() {
             listened = listened.and(self.lines.listen_node(channel).await);
         }
         self.is_deaf = listened.is_err();
@@ -384,14 +318,16 @@ impl Listening {
             }
             return;
         }
-        let heard = notices::decode(payload);
-        if let Err(error) = &heard {
-            tracing::warn!(%error, "a word of another node is not understood");
+        match notices::decode(payload) {
+            Ok(notices) => notices.into_iter().for_each(|notice| {
+                // Nobody may be there any more.
+                let _ = self.subscribers.tell(&*message.channel, notice);
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "a word of another node is not understood");
+                self.subscribers.lag(&*message.channel);
+            }
         }
-        self.subscribers.tell(&message.channel, |subscriber| match &heard {
-            Ok(notices) => notices.iter().for_each(|notice| subscriber.notify(notice.clone())),
-            Err(_) => subscriber.lag(),
-        });
     }
 }
 

@@ -35,7 +35,16 @@ const OWN: &[(&str, Outcome)] = &[
     ("Failed to route command", Outcome::Unknown), // no connection; it may have been sent over an earlier one
     ("Failed to send command to router", Outcome::NotDone), // closed
     ("Client is not initialized", Outcome::NotDone), // closed
+    (TOO_MANY_REDIRECTIONS, Outcome::NotDone),
 ];
+
+/// The client follows none by itself.
+const TOO_MANY_REDIRECTIONS: &str = "Too many redirections";
+
+/// Whether the keys of a command were on their way to another server, or there already: it has done nothing.
+pub(crate) fn is_redirected(error: &fred::error::Error) -> bool {
+    [TOO_MANY_REDIRECTIONS, "TRYAGAIN"].iter().any(|beginning| error.details().starts_with(beginning))
+}
 
 fn of(error: &fred::error::Error) -> (ErrorKind, Outcome) {
     let answer = ANSWERS.iter().find(|(beginning, _)| error.details().starts_with(beginning));

@@ -16,11 +16,11 @@ fn builder(server: &Server) -> RedisBuilder {
 }
 
 /// Lets it be while messages flow. That is what the time is for: nothing waits for it.
-async fn some_time() {
+pub(crate) async fn some_time() {
     tokio::time::sleep(Duration::from_millis(700)).await;
 }
 
-fn nothing_is_lost(end: &End) {
+pub(crate) fn nothing_is_lost(end: &End) {
     eprintln!("{} acked, {} resyncs, {} failures", end.acked, end.resyncs, end.failures.len());
     assert!(end.acked > 40, "{}", end.acked);
     assert_eq!(end.lost, 0, "of {}", end.acked);

@@ -4,6 +4,7 @@
 
 mod conformance;
 mod conformance_cluster;
+mod failover;
 mod faults;
 mod mixes;
 mod notifier;

@@ -1,7 +1,9 @@
 //! Data of its own for each test, on real servers.
 
+pub(crate) mod cluster;
 pub(crate) mod play;
 pub(crate) mod proxy;
+pub(crate) mod sentinel;
 pub(crate) mod server;
 
 use std::{sync::Arc, time::Duration};

@@ -23,9 +23,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with such settings beside its own, as in `--appendonly yes`.
     pub(crate) fn start(settings: &str) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let settings = settings.split_whitespace().map(str::to_owned).collect();
-        let server = Self { port, folder: tempfile::tempdir().unwrap(), settings, process: Mutex::default() };
+        let server = Self {
+            port: free_port(),
+            folder: tempfile::tempdir().unwrap(),
+            settings,
+            process: Mutex::default(),
+        };
         server.restart();
         server
     }
@@ -106,6 +110,10 @@ impl Server {
         std::fs::copy(folder.join("saved.rdb"), folder.join("dump.rdb")).unwrap();
         self.restart();
     }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 impl Drop for Server {
