@@ -9,13 +9,10 @@ use crate::workspace::{Package, Workspace};
 const STEPS: &[(&str, &str)] = &[
     ("format", "cargo fmt --all --check"),
     ("lints", "cargo clippy --workspace --all-targets --all-features -- -D warnings"),
-    ("docs", "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps"),
+    ("docs", "RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --lib --no-deps"),
     ("bans, licenses, sources", "cargo-deny check bans licenses sources"),
     ("unused dependencies", "cargo-machete --skip-target-dir"),
 ];
-
-/// Needs every backend and has no features: alone it is no less than the workspace, and costs the most.
-const BENCH: &str = "im-bench";
 
 /// Runs them all, also after one failed.
 ///
@@ -26,8 +23,8 @@ pub(crate) fn check(workspace: &Workspace, install: bool) -> Result<()> {
     let ready = report.step("setup", || setup::provide(workspace, &[Purpose::Check], install));
     if ready.is_some() {
         let steps = STEPS.iter().map(|(name, line)| ((*name).to_owned(), (*line).to_owned()));
-        let packages = workspace.packages().iter().filter(|package| package.name != BENCH);
-        for (name, line) in steps.chain(packages.flat_map(alone)) {
+        let libraries = workspace.packages().iter().filter(|package| package.is_library);
+        for (name, line) in steps.chain(libraries.flat_map(alone)) {
             report.step(&name, || {
                 println!("$ {line}");
                 run(&mut workspace.command(&line))
@@ -37,7 +34,7 @@ pub(crate) fn check(workspace: &Workspace, install: bool) -> Result<()> {
     report.finish()
 }
 
-/// A crate by itself, and each of its features by itself.
+/// A library by itself, and each of its features by itself.
 ///
 /// Built together, crates lend each other their features: one that forgot to ask for what it uses fails only at a user's.
 fn alone(package: &Package) -> Vec<(String, String)> {
@@ -56,7 +53,11 @@ mod tests {
 
     #[test]
     fn each_feature_is_checked_by_itself() {
-        let package = Package { name: "a".to_owned(), features: vec!["x".to_owned(), "y".to_owned()] };
+        let package = Package {
+            name: "a".to_owned(),
+            features: vec!["x".to_owned(), "y".to_owned()],
+            is_library: true,
+        };
         let lines: Vec<_> = alone(&package).into_iter().map(|(_, line)| line).collect();
         assert_eq!(
             lines,

@@ -156,8 +156,8 @@ impl Remedy {
 const INSTALL: &str = "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends";
 
 /// A tool runs for seconds, and its own optimised build takes minutes. What two of them need is built once.
-const QUICKLY: &str =
-    "CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256";
+const QUICKLY: &str = "CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+     CARGO_PROFILE_RELEASE_PANIC=abort";
 
 /// Packages are installed only where that cannot ask or surprise: as root, on a Debian.
 fn may_install(workspace: &Workspace, line: &str) -> Result<()> {

@@ -22,6 +22,7 @@ pub(crate) struct Workspace {
 pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) features: Vec<String>,
+    pub(crate) is_library: bool,
 }
 
 impl Workspace {
@@ -80,7 +81,12 @@ fn path_with(first: &Path) -> Result<OsString> {
 
 fn package(package: &Value) -> Result<Package> {
     let features = package["features"].as_object().ok_or_else(|| odd("a package without features"))?;
-    Ok(Package { name: text(&package["name"])?.to_owned(), features: features.keys().cloned().collect() })
+    let targets = list(&package["targets"])?;
+    Ok(Package {
+        name: text(&package["name"])?.to_owned(),
+        features: features.keys().cloned().collect(),
+        is_library: targets.iter().any(|target| target["kind"][0] == "lib"),
+    })
 }
 
 fn list(value: &Value) -> Result<&[Value]> {

@@ -1,7 +1,5 @@
 //! The suite on several nodes: the memory backends pass it, and a node that trusts what it remembers does not.
 
-#![allow(clippy::unwrap_used, reason = "tests may")]
-
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},

@@ -1,6 +1,4 @@
 //! A thousand seeds of the simulation. One seed again: `IM_SIM_SEED=17 cargo test -p im-testkit --test simulation`.
-#![allow(clippy::unwrap_used)]
-
 use std::{
     num::NonZeroUsize,
     sync::atomic::{AtomicU64, Ordering},
