@@ -227,8 +227,9 @@ impl Listening {
             }
             return;
         }
+        let heard = notices::decode(word.payload());
         let mut subscribers = self.subscribers.lock();
-        match notices::decode(word.payload()) {
+        match heard {
             Some(notices) => notices.into_iter().for_each(|notice| {
                 // Nobody may be there any more.
                 let _ = subscribers.tell(word.channel(), notice);

@@ -18,7 +18,6 @@ async fn slots_move_while_messages_flow() {
     let play = Play::begin(builder(&cluster.url()), AckLevel::Logged).await;
     let [one, two, three] = cluster.masters()[..] else { panic!("three masters") };
     for (from, to) in [(one, two), (two, three), (three, one)] {
-        // A thousand more than each has at first: what moved moves on.
         tokio::task::block_in_place(|| cluster.move_slots(from, to, 2000));
         play.recovers().await;
     }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::server::Server;
+use crate::support::{CLUSTER, fresh_prefix, server::Server, url};
+use fred::{
+    interfaces::ClientLike,
+    types::{Builder, config::Config},
+};
 use im_core::{Durability, ErrorKind};
 use im_sync_redis::{RedisBackend, RedisBuilder};
 
@@ -71,6 +75,29 @@ async fn a_server_without_tls_and_a_port_without_a_server_are_said() {
     drop(server);
     let (kind, why) = refused(&url).await;
     assert_eq!(kind, ErrorKind::Unavailable, "{why}");
+}
+
+/// It would mix answers up while slots move.
+#[tokio::test]
+async fn a_hosts_client_of_a_cluster_that_follows_redirections_is_refused() {
+    for (redirections, is_refused) in [(5, true), (0, false)] {
+        let config = Config::from_url(&url(CLUSTER)).unwrap();
+        let mut host = Builder::from_config(config);
+        host.with_connection_config(|connection| connection.max_redirections = redirections);
+        let client = host.build().unwrap();
+        client.init().await.unwrap();
+        match RedisBackend::with_client(client.clone()).prefix(fresh_prefix()).open().await {
+            Err(error) => {
+                assert!(is_refused && error.to_string().contains("max_redirections"), "{error}");
+                assert_eq!(error.kind(), ErrorKind::Invalid);
+            }
+            Ok(redis) => {
+                assert!(!is_refused, "{redirections} redirections");
+                redis.close().await;
+            }
+        }
+        client.quit().await.unwrap();
+    }
 }
 
 #[tokio::test]

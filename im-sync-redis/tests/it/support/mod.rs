@@ -38,6 +38,11 @@ fn wrong(why: impl std::fmt::Display) -> Violation {
     Violation::new(why.to_string())
 }
 
+/// Under which nothing is yet.
+pub(crate) fn fresh_prefix() -> String {
+    format!("test {}", uuid::Uuid::new_v4().simple())
+}
+
 /// What tests of one server use, under a prefix of their own.
 pub(crate) fn shared() -> Prefix {
     Prefix::on(url(ONE))
@@ -45,12 +50,7 @@ pub(crate) fn shared() -> Prefix {
 
 impl Prefix {
     fn on(url: String) -> Self {
-        Self {
-            url,
-            prefix: format!("test {}", uuid::Uuid::new_v4().simple()),
-            server: None,
-            short_lived: false,
-        }
+        Self { url, prefix: fresh_prefix(), server: None, short_lived: false }
     }
 
     fn of(server: Server) -> Self {
