@@ -21,6 +21,8 @@ pub(crate) enum Work {
     Send(Plan),
     /// Inbox entries written per second, groups of 100 and of 200; raw: the same inbox rows in the same batches.
     Fanout(Plan),
+    /// Sessions that connect, are looked up by a hundred users, and are kept alive; raw, on Redis: a script or a read for each user.
+    Presence(Plan),
     /// WebSocket frames out per second, from the signal on; raw: an axum loop that sends prepared frames.
     Ws(Plan),
     /// Memory of signed-in connections that do nothing; raw: an axum loop with small buffers.

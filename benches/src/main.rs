@@ -15,6 +15,7 @@ mod history;
 mod idle;
 mod keyspace;
 mod pace;
+mod presence;
 mod process;
 mod raw;
 mod report;
@@ -40,6 +41,7 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse().work {
         Work::Send(plan) => send::run(&plan).await,
         Work::Fanout(plan) => fanout::run(&plan).await,
+        Work::Presence(plan) => presence::run(&plan).await,
         Work::Ws(Plan { backend: Backend::Pg | Backend::Redis, .. })
         | Work::Idle(Plan { backend: Backend::Pg | Backend::Redis, .. }) => {
             Err("connections are measured on memory or sqlite".into())

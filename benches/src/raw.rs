@@ -35,6 +35,14 @@ pub(crate) trait Raw: Send {
     async fn inbox(&mut self, writes: &[Write]) -> Outcome<(u64, Duration)>;
 }
 
+/// What presence costs at least where it lies on a server beside: Redis.
+pub(crate) async fn presence(place: &Place) -> Outcome<Option<redis::Hashes>> {
+    Ok(match place {
+        Place::Keyspace(keyspace) => Some(redis::Hashes::open(keyspace.another()).await?),
+        Place::Memory | Place::Folder(_) | Place::Schema(_) => None,
+    })
+}
+
 /// A bare loop that inserts such rows on what the engine runs on; memory has none.
 pub(crate) async fn open(place: &Place, rows: Rows) -> Outcome<Option<Box<dyn Raw>>> {
     Ok(match place {

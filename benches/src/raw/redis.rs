@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use fred::{
     clients::Client,
-    interfaces::ClientLike,
+    interfaces::{ClientLike, HashesInterface},
     types::{ClusterHash, CustomCommand, Value, scripts::Script},
 };
 use futures::future::try_join_all;
@@ -23,6 +23,12 @@ use crate::{Outcome, backend::content, keyspace::Keyspace, watch::Write};
 
 /// What an inbox takes, and nothing else.
 const PUSH: &str = "redis.call('RPUSH', KEYS[1], unpack(ARGV)) redis.call('PEXPIRE', KEYS[1], 604800000)";
+/// What a session takes that connects: it is written, and its user's key lives on.
+const ENTER: &str = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) redis.call('PEXPIRE', KEYS[1], 3600000)";
+/// What a session takes that is kept alive.
+const TOUCH: &str = "redis.call('PEXPIRE', KEYS[1], 3600000)";
+/// About as long as what the engine keeps of a session.
+const SESSION: [u8; 90] = [b's'; 90];
 /// How long an entry of the engine is.
 const ENTRY: [u8; 22] = [b'e'; 22];
 
@@ -153,5 +159,42 @@ impl Raw for Streams {
             made.entry(write.partition).or_default().push(write.recipients.iter().map(push).collect());
         }
         Ok((rows, self.run(made).await?))
+    }
+}
+
+/// A hash of sessions for each user, asked by one script or read for each, all of a request in one pipeline.
+#[derive(Debug)]
+pub(crate) struct Hashes {
+    client: Client,
+    enter: Script,
+    touch: Script,
+    keyspace: Keyspace,
+}
+
+impl Hashes {
+    pub(super) async fn open(keyspace: Keyspace) -> Outcome<Self> {
+        let client = keyspace.connect().await?;
+        let (enter, touch) = (Script::from_lua(ENTER), Script::from_lua(TOUCH));
+        enter.load(&client).await?;
+        touch.load(&client).await?;
+        Ok(Self { client, enter, touch, keyspace })
+    }
+
+    /// What presence does for these users, and nothing else.
+    pub(crate) async fn ask(&self, case: &str, users: &[UserId]) -> Outcome {
+        try_join_all(users.iter().map(async |user| {
+            let key = self.keyspace.key(format_args!("raw-sessions:{user}"));
+            let answer = match case {
+                "connect" => {
+                    let args: Vec<Value> = vec!["session".into(), SESSION.as_slice().into()];
+                    self.enter.evalsha::<Value, _, _, _>(&self.client, key, args).await
+                }
+                "look-up" => self.client.hgetall::<Value, _>(key).await,
+                _ => self.touch.evalsha::<Value, _, _, _>(&self.client, key, ()).await,
+            };
+            answer.map(drop)
+        }))
+        .await?;
+        Ok(())
     }
 }
