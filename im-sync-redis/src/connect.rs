@@ -21,9 +21,10 @@ use crate::{
     RedisBuilder, RedisInbox, RedisLog, RedisNotifier, RedisPresence, RedisReport,
     config::Source,
     ear::Ear,
-    error::{failed, invalid, is_redirected},
+    error::{failed, invalid, is_late, is_redirected},
     keys::Keys,
     log, report,
+    silence::Silence,
     wake::Wake,
 };
 
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) dedupe_window: Duration,
     pub(crate) presence_ttl: Duration,
     command_timeout: Duration,
+    silence: Silence,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
 }
@@ -139,6 +141,7 @@ impl RedisBackend {
             dedupe_window: config.dedupe_window,
             presence_ttl: config.presence_ttl,
             command_timeout: config.command_timeout,
+            silence: Silence::new(),
             wake: Wake::new(partitions),
             ear,
         };
@@ -208,6 +211,11 @@ pub(crate) fn builder(config: &Config, timeout: Duration) -> Builder {
             connection.max_command_buffer_len = MOST_COMMANDS;
             connection.max_redirections = REDIRECTIONS;
             connection.tcp.nodelay = Some(true);
+            #[cfg(target_os = "linux")]
+            {
+                // Else a write to a machine that is gone is tried for a quarter of an hour.
+                connection.tcp.user_timeout = Some(timeout);
+            }
             connection.unresponsive =
                 UnresponsiveConfig { max_timeout: Some(timeout), interval: timeout / 4 };
         })
@@ -242,14 +250,28 @@ impl Inner {
         let (keys, hash) = (keys.into(), script.sha1().clone());
         let over = self.gives_up();
         loop {
+            let sent = self.silence.now();
             let mut answer = once.evalsha(hash.clone(), keys.clone(), args.clone()).await;
             if answer.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
                 script.load(&self.client).await.map_err(failed(operation))?;
                 answer = once.evalsha(hash.clone(), keys.clone(), args.clone()).await;
             }
+            self.listen(sent, &answer);
             if !again(&answer, over).await {
                 return answer.map_err(failed(operation));
             }
+        }
+    }
+
+    /// Takes note of an answer. Our own connections are given up when none comes any more.
+    fn listen(&self, sent: u64, answer: &FredResult<Value>) {
+        if !answer.as_ref().is_err_and(is_late) {
+            self.silence.heard();
+        } else if self.is_own && self.silence.lasts_since(sent) {
+            tracing::warn!("Redis answers nothing any more: its connections are made anew");
+            let client = self.client.clone();
+            // It waits until there is a new one.
+            tokio::spawn(async move { client.force_reconnection().await });
         }
     }
 
@@ -274,7 +296,9 @@ impl Inner {
         let args: Vec<_> = std::iter::once(key).chain(args).collect();
         let over = self.gives_up();
         loop {
+            let sent = self.silence.now();
             let answer = self.client.custom(command.clone(), args.clone()).await;
+            self.listen(sent, &answer);
             if !again(&answer, over).await {
                 return answer.map_err(failed(operation));
             }

