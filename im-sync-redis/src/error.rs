@@ -30,6 +30,18 @@ const ANSWERS: &[(&str, ErrorKind)] = &[
     ("ERR invalid password", ErrorKind::Denied),
 ];
 
+/// What a server says, without what Redis 6.2 puts before it when a script's command is refused: "ERR Error running script (call to …):
+/// @user_script:1: @user_script: 1: -OOM …".
+fn said(details: &str) -> &str {
+    let script = details.strip_prefix("ERR Error running script");
+    let Some((_, said)) = script.and_then(|script| script.rsplit_once("@user_script")) else {
+        return details;
+    };
+    said.trim_start_matches([':', ' ', '-'])
+        .trim_start_matches(|c: char| c.is_ascii_digit())
+        .trim_start_matches([':', ' ', '-'])
+}
+
 /// What the client says by itself in the form of a server's unknown error.
 const OWN: &[(&str, Outcome)] = &[
     ("Failed to route command", Outcome::Unknown), // no connection; it may have been sent over an earlier one
@@ -52,7 +64,8 @@ pub(crate) fn is_late(error: &fred::error::Error) -> bool {
 }
 
 fn of(error: &fred::error::Error) -> (ErrorKind, Outcome) {
-    let answer = ANSWERS.iter().find(|(beginning, _)| error.details().starts_with(beginning));
+    let said = said(error.details());
+    let answer = ANSWERS.iter().find(|(beginning, _)| said.starts_with(beginning));
     if let Some((_, kind)) = answer {
         return (*kind, Outcome::NotDone);
     }
@@ -105,6 +118,14 @@ mod tests {
             ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::Full),
             ("READONLY You can't write against a read only replica.", ErrorKind::Unavailable),
             ("WRONGPASS invalid username-password pair", ErrorKind::Denied),
+            (
+                "ERR Error running script (call to f_56b9): @user_script:1: @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.",
+                ErrorKind::Full,
+            ),
+            (
+                "ERR Error running script (call to f_8c55): @user_script:12: WRONGTYPE Operation against a key holding the wrong kind of value",
+                ErrorKind::Corrupt,
+            ),
         ] {
             assert_eq!(answer(details), (kind, Outcome::NotDone), "{details}");
         }

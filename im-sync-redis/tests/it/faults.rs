@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::play::{End, Play};
 use crate::support::proxy::Proxy;
-use crate::support::server::Server;
+use crate::support::server::{Program, Server};
 use im_engine::AckLevel;
 use im_sync_redis::{RedisBackend, RedisBuilder};
 
@@ -131,7 +131,17 @@ async fn connections_that_are_killed_and_scripts_that_are_forgotten_come_back() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_memory_refuses_and_goes_on_when_it_has_some() {
-    let server = Server::start(SYNCED);
+    goes_on_after_it_had_no_memory(Program::Installed).await;
+}
+
+/// It says so in other words.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_server_without_memory_refuses_and_goes_on_when_it_has_some() {
+    goes_on_after_it_had_no_memory(Program::Oldest).await;
+}
+
+async fn goes_on_after_it_had_no_memory(program: Program) {
+    let server = Server::start_as(program, SYNCED);
     let play = Play::begin(builder(&server), AckLevel::Logged).await;
     server.ask(&["config", "set", "maxmemory", "1mb"]);
     some_time().await;
@@ -143,7 +153,16 @@ async fn a_server_without_memory_refuses_and_goes_on_when_it_has_some() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_becomes_a_copy_refuses_writes_and_nothing_is_lost() {
-    let (server, master) = (Server::start(SYNCED), Server::start(SYNCED));
+    goes_on_after_it_was_a_copy(Program::Installed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_server_that_becomes_a_copy_refuses_writes_and_nothing_is_lost() {
+    goes_on_after_it_was_a_copy(Program::Oldest).await;
+}
+
+async fn goes_on_after_it_was_a_copy(program: Program) {
+    let (server, master) = (Server::start_as(program, SYNCED), Server::start_as(program, SYNCED));
     let play = Play::begin(builder(&server), AckLevel::Logged).await;
     // It is told only what would make it one: the master refuses it, so it keeps its data.
     master.ask(&["config", "set", "requirepass", "secret"]);
