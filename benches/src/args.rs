@@ -23,6 +23,8 @@ pub(crate) enum Work {
     Fanout(Plan),
     /// Sessions that connect, are looked up by a hundred users, and are kept alive; raw, on Redis: a script or a read for each user.
     Presence(Plan),
+    /// What others cost: p99 until a peer has a message, beside a user with 100,000 waiting entries, a group of 100,000 members, a hot conversation.
+    Neighbours(Plan),
     /// WebSocket frames out per second, from the signal on; raw: an axum loop that sends prepared frames.
     Ws(Plan),
     /// Memory of signed-in connections that do nothing; raw: an axum loop with small buffers.

@@ -14,6 +14,7 @@ mod fanout;
 mod history;
 mod idle;
 mod keyspace;
+mod neighbours;
 mod pace;
 mod presence;
 mod process;
@@ -41,6 +42,7 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse().work {
         Work::Send(plan) => send::run(&plan).await,
         Work::Fanout(plan) => fanout::run(&plan).await,
+        Work::Neighbours(plan) => neighbours::run(&plan).await,
         Work::Presence(plan) => presence::run(&plan).await,
         Work::Ws(Plan { backend: Backend::Pg | Backend::Redis, .. })
         | Work::Idle(Plan { backend: Backend::Pg | Backend::Redis, .. }) => {

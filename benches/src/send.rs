@@ -283,7 +283,7 @@ async fn closed_received(
 }
 
 /// Sends a message that says when it was due.
-fn send_at(
+pub(crate) fn send_at(
     bed: &Bed,
     singles: &Singles,
     number: usize,
@@ -298,11 +298,11 @@ fn send_at(
 }
 
 /// The p99 of each round.
-fn p99s(rounds: &[Latencies]) -> Vec<f64> {
+pub(crate) fn p99s(rounds: &[Latencies]) -> Vec<f64> {
     rounds.iter().filter_map(|latencies| latencies.quantile_ms(0.99)).collect()
 }
 
-async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Duration>) -> Outcome<Duration> {
+pub(crate) async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Duration>) -> Outcome<Duration> {
     if let Ok(arrival) = arrivals.try_recv() {
         return Ok(arrival);
     }
@@ -311,7 +311,7 @@ async fn arrival(arrivals: &mut mpsc::UnboundedReceiver<Duration>) -> Outcome<Du
 }
 
 /// An online user who takes what is sent to it, as a client would: signals with entries, else a pull.
-struct Reader {
+pub(crate) struct Reader {
     session: Session,
     cursor: Cursor,
     base: Instant,
@@ -319,7 +319,7 @@ struct Reader {
 }
 
 impl Reader {
-    async fn connect(
+    pub(crate) async fn connect(
         bed: &Bed,
         user: &UserId,
         base: Instant,
@@ -336,7 +336,7 @@ impl Reader {
         Ok(Self { session, cursor, base, told })
     }
 
-    async fn run(mut self) -> Outcome {
+    pub(crate) async fn run(mut self) -> Outcome {
         loop {
             // A signal may be lost; then a client finds out when it asks by itself.
             let Ok(event) = tokio::time::timeout(QUIET, self.session.event()).await else {

@@ -78,6 +78,7 @@ fn smoke(work: &str, backends: &[&str], lines: usize, limited_in_memory: bool, m
             // Nothing bare receives.
             let is_limited = (*backend != "memory" || limited_in_memory)
                 && (work != "presence" || *backend == "redis")
+                && work != "neighbours"
                 && !line["case"].as_str().unwrap().ends_with("-receive");
             assert_eq!(check(&line, work, backend), is_limited, "{line}");
         }
@@ -119,6 +120,11 @@ fn fanout() {
 #[test]
 fn presence() {
     smoke("presence", &ALL, 3, false, &[]);
+}
+
+#[test]
+fn neighbours() {
+    smoke("neighbours", &ALL, 3, false, &[]);
 }
 
 #[test]
