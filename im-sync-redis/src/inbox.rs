@@ -3,7 +3,8 @@
 //!
 //! An entry carries the server's time and a nonce. A cursor is these two, and is served if an entry has the very same: whatever was
 //! lost and written again has another time or nonce, an inbox that is gone has none, and entries go from the front only. Times do not
-//! fall along an inbox, so that an entry is found by halving. Each delivery to an inbox is one script.
+//! fall along an inbox, so that an entry is found by halving. Each delivery to an inbox is one script, or a part of one that writes to
+//! others, too.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +15,10 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
-use fred::types::{Value, scripts::Script};
+use fred::{
+    interfaces::ClientLike,
+    types::{Value, scripts::Script},
+};
 use futures::future::{join_all, try_join_all};
 use im_core::{
     Checkpoint, Cursor, Delivered, Delivery, Entry, Epoch, InboxInfo, Incarnation, LogRecord, Partition,
@@ -37,6 +41,8 @@ static CHECKPOINT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_
 const MAX_RECIPIENTS: usize = 10_000;
 /// How many recipients are written to at once.
 const AT_ONCE: usize = 500;
+/// How many of them one script writes to where all lie on one server: it holds everybody up for less than a millisecond.
+const TOGETHER: usize = 50;
 /// The most entries of one pull.
 const MOST_ENTRIES: usize = 1000;
 /// How many records share a shelf. A hash of few values costs less than as many keys.
@@ -106,6 +112,11 @@ impl Place {
 }
 
 impl RedisInbox {
+    /// How many inboxes one script writes to: on a cluster they lie on several servers.
+    fn together(&self) -> usize {
+        if self.0.client.is_clustered() { 1 } else { TOGETHER }
+    }
+
     fn check(&self, delivery: &Delivery) -> Result<()> {
         let operation = "inbox.deliver";
         if delivery.recipients.len() > MAX_RECIPIENTS {
@@ -141,30 +152,54 @@ impl RedisInbox {
         try_join_all(puts).await.map(drop)
     }
 
-    async fn write(&self, delivery: &Delivery, recipient: &Recipient, nonce: u32) -> Result<Delivered> {
+    /// Writes to the inboxes of some recipients, in one script.
+    async fn write(&self, delivery: &Delivery, recipients: &[Recipient]) -> Result<Vec<Delivered>> {
         let operation = "inbox.deliver";
-        // Those that are written together have one time: each has a nonce of its own.
-        let nonces = (0..recipient.records.len() as u32).map(|at| nonce.wrapping_add(at));
-        let mut entries = BytesMut::with_capacity(16 * recipient.records.len());
-        for (index, nonce) in recipient.records.iter().zip(nonces.clone()) {
-            let position = delivery.records[*index as usize].position;
-            entries.put_u32(nonce);
-            Place { partition: delivery.partition, position }.pack(&mut entries);
-        }
-        let args = vec![
-            millis(self.0.expiry).into(),
-            i64::from(self.0.inbox_entries).into(),
-            Value::Bytes(entries.freeze()),
-        ];
-        let answer = self.0.run(operation, &DELIVER, self.0.keys.inbox(&recipient.user), args).await?;
-        let answer = list(operation, answer)?;
-        let [previous, time] = answer.as_slice() else {
-            return Err(corrupt(operation, "an answer of another length"));
+        let mut args = Vec::with_capacity(2 + recipients.len());
+        args.extend([millis(self.0.expiry).into(), i64::from(self.0.inbox_entries).into()]);
+        let first: u32 = rand::random();
+        let nonces = |recipient: &Recipient| {
+            // Those that are written together have one time: each has a nonce of its own.
+            (0..recipient.records.len() as u32).map(move |at| first.wrapping_add(at))
         };
-        let time = number(operation, time)?;
-        let previous = take(&mut bytes(operation, previous)?);
-        let cursors = nonces.map(|nonce| cursor(&stamped(time, nonce))).collect();
-        Ok(Delivered { previous: previous.as_ref().map(cursor), cursors })
+        for recipient in recipients {
+            let mut entries = BytesMut::with_capacity(16 * recipient.records.len());
+            for (index, nonce) in recipient.records.iter().zip(nonces(recipient)) {
+                let position = delivery.records[*index as usize].position;
+                entries.put_u32(nonce);
+                Place { partition: delivery.partition, position }.pack(&mut entries);
+            }
+            args.push(Value::Bytes(entries.freeze()));
+        }
+        let inboxes: Vec<_> = recipients.iter().map(|recipient| self.0.keys.inbox(&recipient.user)).collect();
+        let answer = list(operation, self.0.run(operation, &DELIVER, inboxes, args).await?)?;
+        let (pairs, rest) = answer.as_chunks::<2>();
+        if pairs.len() != recipients.len() || !rest.is_empty() {
+            return Err(corrupt(operation, "an answer of another length"));
+        }
+        let one = |([previous, time], recipient): (&[Value; 2], &Recipient)| {
+            let time = number(operation, time)?;
+            let previous = take(&mut bytes(operation, previous)?);
+            let cursors = nonces(recipient).map(|nonce| cursor(&stamped(time, nonce))).collect();
+            Ok(Delivered { previous: previous.as_ref().map(cursor), cursors })
+        };
+        pairs.iter().zip(recipients).map(one).collect()
+    }
+
+    /// Writes to the inboxes of some recipients. Where one of them is no inbox, the others get theirs all the same.
+    async fn write_to_each(&self, delivery: &Delivery, recipients: &[Recipient]) -> Vec<Result<Delivered>> {
+        match self.write(delivery, recipients).await {
+            Ok(delivered) => delivered.into_iter().map(Ok).collect(),
+            Err(error) if recipients.len() > 1 && !error.is_transient() => {
+                // Those before it have their entries already, and get them again.
+                let each = recipients.iter().map(async |recipient| {
+                    let mut one = self.write(delivery, std::slice::from_ref(recipient)).await?;
+                    one.pop().ok_or_else(|| corrupt("inbox.deliver", "an empty answer"))
+                });
+                join_all(each).await
+            }
+            Err(error) => vec![Err(error); recipients.len()],
+        }
     }
 
     async fn move_checkpoint(&self, delivery: &Delivery, checkpoint: &Checkpoint) -> Result<()> {
@@ -255,8 +290,8 @@ impl SyncInbox for RedisInbox {
         self.shelve(delivery.partition, &delivery.records).await?;
         let mut delivered = Vec::with_capacity(delivery.recipients.len());
         for recipients in delivery.recipients.chunks(AT_ONCE) {
-            let writes = recipients.iter().map(|recipient| self.write(delivery, recipient, rand::random()));
-            delivered.extend(join_all(writes).await);
+            let scripts = recipients.chunks(self.together()).map(|some| self.write_to_each(delivery, some));
+            delivered.extend(join_all(scripts).await.into_iter().flatten());
         }
         if let Some(checkpoint) = &delivery.checkpoint
             && delivered.iter().all(Result::is_ok)

@@ -6,6 +6,7 @@ mod conformance;
 mod conformance_cluster;
 mod failover;
 mod faults;
+mod inbox;
 mod mixes;
 mod notifier;
 mod open;

@@ -46,17 +46,17 @@ pub(crate) fn fresh_prefix() -> String {
 
 /// What tests of one server use, under a prefix of their own.
 pub(crate) fn shared() -> Prefix {
-    Prefix::on(named(ONE))
+    Prefix::at(named(ONE))
 }
 
 impl Prefix {
-    fn on(url: String) -> Self {
+    pub(crate) fn at(url: String) -> Self {
         Self { url, prefix: fresh_prefix(), server: None, short_lived: false }
     }
 
     fn of(server: Server) -> Self {
         let url = server.url();
-        Self { server: Some(Arc::new(server)), ..Self::on(url) }
+        Self { server: Some(Arc::new(server)), ..Self::at(url) }
     }
 
     /// With windows that a test can wait for.
@@ -108,11 +108,11 @@ pub(crate) struct Prefix {
 #[async_trait]
 impl Fixture for Shared {
     async fn fresh(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(Prefix::on(named(self.0))))
+        Ok(Box::new(Prefix::at(named(self.0))))
     }
 
     async fn short_lived(&self) -> Result<Box<dyn Data>, Violation> {
-        Ok(Box::new(Prefix::on(named(self.0)).short_lived()))
+        Ok(Box::new(Prefix::at(named(self.0)).short_lived()))
     }
 }
 
