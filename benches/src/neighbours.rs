@@ -12,8 +12,8 @@ use std::{
 };
 
 use im_engine::{
-    ClientMsgId, ConversationId, Cursor, DeviceId, Engine, Hello, Identity, NewGroup, NewMessage, Platform,
-    Pull, Session, UserId,
+    ClientMsgId, ConversationId, Cursor, DeviceId, Engine, Hello, Identity, MemberChange, NewGroup,
+    NewMessage, Platform, Pull, Session, UserId,
 };
 use tokio::{
     sync::mpsc,
@@ -39,6 +39,8 @@ const PAIRS: usize = if cfg!(debug_assertions) { 5 } else { 100 };
 const PACE: f64 = 200.0;
 /// How many entries wait for one user, and how many members one group has.
 const CROWD: usize = if cfg!(debug_assertions) { 1_000 } else { 100_000 };
+/// How many join it at once: as many as may.
+const JOINING: usize = 400;
 /// How many messages a second the group gets.
 const GROUP_PACE: f64 = 20.0;
 /// How many messages a second the hot conversation gets.
@@ -155,7 +157,8 @@ impl Others {
         let (session, _) = engine.connect(identity, Hello::default()).await?;
         let oldest = session.fresh().await?.cursor;
         let hot = (hot.clone(), sender.clone());
-        let (text, left) = (content(), Arc::new(AtomicU64::new(CROWD as u64)));
+        // An inbox of Redis keeps 100,000 entries: these, and the one that the oldest cursor names.
+        let (text, left) = (content(), Arc::new(AtomicU64::new(CROWD as u64 - 1)));
         let fill = (0..FILLING).map(|_| {
             let (engine, (conversation, sender), text, left) =
                 (engine.clone(), hot.clone(), text.clone(), left.clone());
@@ -178,10 +181,14 @@ impl Others {
         let new = NewGroup {
             id: group.clone(),
             name: None,
-            members: members[1..].to_vec(),
+            members: Vec::new(),
             client_msg_id: ClientMsgId::fresh(),
         };
         engine.create_group(&owner, new).await?;
+        for some in members[1..].chunks(JOINING) {
+            let change = MemberChange::Join(some.to_vec());
+            engine.change_members(&owner, &group, ClientMsgId::fresh(), change).await?;
+        }
         bed.watch.settled().await;
         Ok(Self { engine, session, oldest, hot, group: (group, owner) })
     }

@@ -102,7 +102,8 @@ impl RedisBuilder {
         self
     }
 
-    /// How long a command may take, 100 ms – 5 min; 5 s by default. A host's own client keeps its own.
+    /// How long a command may take, 100 ms – 5 min; 5 s by default. So long a server that falls silent is waited for before its connection is
+    /// made anew, or another one is looked for. A host's own client keeps its own.
     #[must_use]
     pub fn command_timeout(mut self, timeout: Duration) -> Self {
         self.command_timeout = timeout;

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, FredResult, LuaInterface},
+    interfaces::{ClientLike, ClusterInterface, FredResult, LuaInterface},
     types::{
         Builder, ClusterHash, CustomCommand, MultipleKeys, Value,
         config::{Config, Options, ReconnectPolicy, UnresponsiveConfig},
@@ -35,6 +35,8 @@ const MOST_COMMANDS: usize = 100_000;
 const REDIRECTIONS: u32 = 0;
 /// How soon a command is sent again whose slot was on its way to another server.
 const REDIRECTED: Duration = Duration::from_millis(20);
+/// The least that a connection may take to be made.
+const LEAST: Duration = Duration::from_millis(100);
 /// How soon a broken connection is made anew: 50 ms, doubling, at most this, for ever.
 const RECONNECT_MS: (u32, u32) = (50, 1000);
 
@@ -59,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) dedupe_window: Duration,
     pub(crate) presence_ttl: Duration,
     command_timeout: Duration,
-    silence: Silence,
+    silence: Arc<Silence>,
     pub(crate) wake: Wake,
     pub(crate) ear: Ear,
 }
@@ -141,7 +143,7 @@ impl RedisBackend {
             dedupe_window: config.dedupe_window,
             presence_ttl: config.presence_ttl,
             command_timeout: config.command_timeout,
-            silence: Silence::new(),
+            silence: Arc::default(),
             wake: Wake::new(partitions),
             ear,
         };
@@ -199,6 +201,8 @@ async fn connect(config: &Config, timeout: Duration) -> Result<Client> {
 
 /// fred's own defaults have no timeout and no bound.
 pub(crate) fn builder(config: &Config, timeout: Duration) -> Builder {
+    // Of a cluster nothing else is done while a server is asked who serves what, and the one asked first may be the one that is silent.
+    let asking = if config.server.is_clustered() { (timeout / 5).max(LEAST) } else { timeout };
     let mut builder = Builder::from_config(config.clone());
     builder
         .with_performance_config(|performance| {
@@ -206,8 +210,8 @@ pub(crate) fn builder(config: &Config, timeout: Duration) -> Builder {
             performance.broadcast_channel_capacity = 4096;
         })
         .with_connection_config(|connection| {
-            connection.connection_timeout = timeout;
-            connection.internal_command_timeout = timeout;
+            connection.connection_timeout = asking;
+            connection.internal_command_timeout = asking;
             connection.max_command_buffer_len = MOST_COMMANDS;
             connection.max_redirections = REDIRECTIONS;
             connection.tcp.nodelay = Some(true);
@@ -234,7 +238,7 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    /// Runs a script, which is loaded where the server has forgotten it.
+    /// Runs a script, which is sent as a text where the server does not know it.
     ///
     /// # Errors
     /// What the server or the connection says.
@@ -253,8 +257,9 @@ impl Inner {
             let sent = self.silence.now();
             let mut answer = once.evalsha(hash.clone(), keys.clone(), args.clone()).await;
             if answer.as_ref().is_err_and(|error| error.details().starts_with("NOSCRIPT")) {
-                script.load(&self.client).await.map_err(failed(operation))?;
-                answer = once.evalsha(hash.clone(), keys.clone(), args.clone()).await;
+                // With its text, after which this server knows it. To load it on all of them would wait for what each has under way.
+                let text = script.lua().cloned().unwrap_or_default();
+                answer = once.eval(text, keys.clone(), args.clone()).await;
             }
             self.listen(sent, &answer);
             if !again(&answer, over).await {
@@ -263,16 +268,32 @@ impl Inner {
         }
     }
 
-    /// Takes note of an answer. Our own connections are given up when none comes any more.
+    /// Takes note of an answer. Where none comes any more our own connections are made anew.
     fn listen(&self, sent: u64, answer: &FredResult<Value>) {
         if !answer.as_ref().is_err_and(is_late) {
-            self.silence.heard();
-        } else if self.is_own && self.silence.lasts_since(sent) {
-            tracing::warn!("Redis answers nothing any more: its connections are made anew");
-            let client = self.client.clone();
-            // It waits until there is a new one.
-            tokio::spawn(async move { client.force_reconnection().await });
+            return self.silence.heard();
         }
+        // The client makes a connection anew by itself that it knows to be broken.
+        let is_ours = self.is_own && self.client.is_connected();
+        // Other masters of a cluster may answer, and nobody counts for each when it did.
+        let is_silent = self.client.is_clustered() || self.silence.lasts_since(sent);
+        let Some(turn) = (is_ours && is_silent).then(|| self.silence.turn(sent)).flatten() else { return };
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let done = if client.is_clustered() {
+                tracing::warn!(
+                    "a server of the Redis cluster does not answer: who serves its slots is asked for"
+                );
+                client.sync_cluster().await
+            } else {
+                tracing::warn!("Redis answers nothing any more: its connection is made anew");
+                client.force_reconnection().await
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "Redis cannot be reached");
+            }
+            drop(turn);
+        });
     }
 
     /// Until when a command is sent again that is redirected.

@@ -11,7 +11,7 @@ use std::{
 
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
+    interfaces::{ClientLike, ClusterInterface, EventInterface, PubsubInterface},
     types::{
         ClusterHash, ClusterStateChange, ConnectHandle, Message, RespVersion,
         config::{Config, Options, Server},
@@ -231,6 +231,7 @@ impl Listening {
                         self.listen_again(&inner).await;
                     } else if !is_well {
                         tracing::debug!("the connection that listens does not answer");
+                        self.look_elsewhere();
                     }
                     look = self.look();
                 }
@@ -245,6 +246,16 @@ impl Listening {
         }
         // It is closed already.
         let _ = self.lines.client.quit().await;
+    }
+
+    /// Where a channel belongs to a slot, another server may serve it by now.
+    fn look_elsewhere(&mut self) {
+        if self.lines.is_sharded {
+            self.is_deaf = true;
+            let client = self.lines.client.clone();
+            // A failure is the next look's to find.
+            tokio::spawn(async move { client.sync_cluster().await });
+        }
     }
 
     fn look(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {

@@ -10,15 +10,14 @@ pub(crate) const BACKEND: &str = "redis";
 /// and ours do not fail half-way.
 /// <https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors>
 const ANSWERS: &[(&str, ErrorKind)] = &[
-    ("OOM", ErrorKind::Full),                // maxmemory is reached
-    ("MISCONF", ErrorKind::Full),            // it cannot write its file
-    ("READONLY", ErrorKind::Unavailable),    // a replica
-    ("MASTERDOWN", ErrorKind::Unavailable),  // a replica without its master
-    ("LOADING", ErrorKind::Unavailable),     // it starts
-    ("BUSY", ErrorKind::Unavailable),        // another script runs for too long
-    ("CLUSTERDOWN", ErrorKind::Unavailable), // nobody serves a slot
-    ("TRYAGAIN", ErrorKind::Unavailable),    // a slot moves
-    ("MOVED", ErrorKind::Unavailable),       // and too often
+    ("OOM", ErrorKind::Full),               // maxmemory is reached
+    ("MISCONF", ErrorKind::Full),           // it cannot write its file
+    ("READONLY", ErrorKind::Unavailable),   // a replica
+    ("MASTERDOWN", ErrorKind::Unavailable), // a replica without its master
+    ("LOADING", ErrorKind::Unavailable),    // it starts
+    ("BUSY", ErrorKind::Unavailable),       // another script runs for too long
+    ("TRYAGAIN", ErrorKind::Unavailable),   // a slot moves
+    ("MOVED", ErrorKind::Unavailable),      // and too often
     ("ASK", ErrorKind::Unavailable),
     ("NOREPLICAS", ErrorKind::Unavailable), // too few for its own rule
     ("NOSCRIPT", ErrorKind::Unavailable),   // forgotten again at once
@@ -42,8 +41,12 @@ fn said(details: &str) -> &str {
         .trim_start_matches([':', ' ', '-'])
 }
 
-/// What the client says by itself in the form of a server's unknown error.
+/// What the client says by itself, as if it were a server's unknown error.
 const OWN: &[(&str, Outcome)] = &[
+    // What was under way on a connection that it gave up, and is not to be sent twice.
+    ("Too many failed write attempts", Outcome::Unknown),
+    // Nobody serves a slot. fred 10.1 says so of everything under way on that connection.
+    ("CLUSTERDOWN", Outcome::Unknown),
     ("Failed to route command", Outcome::Unknown), // no connection; it may have been sent over an earlier one
     ("Failed to send command to router", Outcome::NotDone), // closed
     ("Client is not initialized", Outcome::NotDone), // closed
@@ -128,6 +131,9 @@ mod tests {
             ),
         ] {
             assert_eq!(answer(details), (kind, Outcome::NotDone), "{details}");
+        }
+        for lost in ["Too many failed write attempts.", "CLUSTERDOWN The cluster is down"] {
+            assert_eq!(answer(lost), (ErrorKind::Unavailable, Outcome::Unknown), "{lost}");
         }
         assert_eq!(answer("Failed to route command."), (ErrorKind::Unavailable, Outcome::Unknown));
         assert_eq!(answer("Client is not initialized."), (ErrorKind::Unavailable, Outcome::NotDone));

