@@ -31,9 +31,9 @@ impl Keyspace {
         format!("{}:{name}", self.prefix)
     }
 
-    /// All parts that Redis has, in their defaults.
+    /// All parts that Redis has, in their defaults, but with room for 100,000 waiting entries and those that are delivered twice.
     pub(crate) async fn open(&self) -> Outcome<RedisBackend> {
-        Ok(RedisBackend::builder(&self.url)?.prefix(&self.prefix).open().await?)
+        Ok(RedisBackend::builder(&self.url)?.prefix(&self.prefix).inbox_entries(150_000).open().await?)
     }
 
     /// A bare connection.

@@ -157,8 +157,7 @@ impl Others {
         let (session, _) = engine.connect(identity, Hello::default()).await?;
         let oldest = session.fresh().await?.cursor;
         let hot = (hot.clone(), sender.clone());
-        // An inbox of Redis keeps 100,000 entries: these, and the one that the oldest cursor names.
-        let (text, left) = (content(), Arc::new(AtomicU64::new(CROWD as u64 - 1)));
+        let (text, left) = (content(), Arc::new(AtomicU64::new(CROWD as u64)));
         let fill = (0..FILLING).map(|_| {
             let (engine, (conversation, sender), text, left) =
                 (engine.clone(), hot.clone(), text.clone(), left.clone());

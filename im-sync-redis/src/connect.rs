@@ -35,6 +35,8 @@ const MOST_COMMANDS: usize = 100_000;
 const REDIRECTIONS: u32 = 0;
 /// How soon a command is sent again whose slot was on its way to another server.
 const REDIRECTED: Duration = Duration::from_millis(20);
+/// Of how many users one script touches the keys where all lie on one server: it holds everybody up for less than a millisecond.
+const TOGETHER: usize = 50;
 /// The least that a connection may take to be made.
 const LEAST: Duration = Duration::from_millis(100);
 /// How soon a broken connection is made anew: 50 ms, doubling, at most this, for ever.
@@ -266,6 +268,11 @@ impl Inner {
                 return answer.map_err(failed(operation));
             }
         }
+    }
+
+    /// How many users' keys one script may touch: on a cluster they lie on several servers.
+    pub(crate) fn together(&self) -> usize {
+        if self.client.is_clustered() { 1 } else { TOGETHER }
     }
 
     /// Takes note of an answer. Where none comes any more our own connections are made anew.

@@ -15,10 +15,7 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::{BufMut, Bytes, BytesMut};
-use fred::{
-    interfaces::ClientLike,
-    types::{Value, scripts::Script},
-};
+use fred::types::{Value, scripts::Script};
 use futures::future::{join_all, try_join_all};
 use im_core::{
     Checkpoint, Cursor, Delivered, Delivery, Entry, Epoch, InboxInfo, Incarnation, LogRecord, Partition,
@@ -41,8 +38,6 @@ static CHECKPOINT: LazyLock<Script> = LazyLock::new(|| Script::from_lua(include_
 const MAX_RECIPIENTS: usize = 10_000;
 /// How many recipients are written to at once.
 const AT_ONCE: usize = 500;
-/// How many of them one script writes to where all lie on one server: it holds everybody up for less than a millisecond.
-const TOGETHER: usize = 50;
 /// The most entries of one pull.
 const MOST_ENTRIES: usize = 1000;
 /// How many records share a shelf. A hash of few values costs less than as many keys.
@@ -112,11 +107,6 @@ impl Place {
 }
 
 impl RedisInbox {
-    /// How many inboxes one script writes to: on a cluster they lie on several servers.
-    fn together(&self) -> usize {
-        if self.0.client.is_clustered() { 1 } else { TOGETHER }
-    }
-
     fn check(&self, delivery: &Delivery) -> Result<()> {
         let operation = "inbox.deliver";
         if delivery.recipients.len() > MAX_RECIPIENTS {
@@ -290,7 +280,7 @@ impl SyncInbox for RedisInbox {
         self.shelve(delivery.partition, &delivery.records).await?;
         let mut delivered = Vec::with_capacity(delivery.recipients.len());
         for recipients in delivery.recipients.chunks(AT_ONCE) {
-            let scripts = recipients.chunks(self.together()).map(|some| self.write_to_each(delivery, some));
+            let scripts = recipients.chunks(self.0.together()).map(|some| self.write_to_each(delivery, some));
             delivered.extend(join_all(scripts).await.into_iter().flatten());
         }
         if let Some(checkpoint) = &delivery.checkpoint

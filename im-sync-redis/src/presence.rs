@@ -62,10 +62,14 @@ impl Inner {
         living(self.run(operation, &NODES, self.keys.nodes(), Vec::new()).await?, operation)
     }
 
-    /// All sessions of a user, those of the dead and the displaced ones too.
-    async fn kept(&self, operation: &'static str, user: &UserId) -> Result<Vec<Kept>> {
-        let answer = self.run(operation, &SESSIONS, self.keys.sessions(user), Vec::new()).await?;
-        kept(&list(operation, answer)?, operation)
+    /// All sessions of some users, those of the dead and the displaced ones too.
+    async fn kept(&self, operation: &'static str, users: &[UserId]) -> Result<Vec<Vec<Kept>>> {
+        let keys: Vec<_> = users.iter().map(|user| self.keys.sessions(user)).collect();
+        let answer = list(operation, self.run(operation, &SESSIONS, keys, Vec::new()).await?)?;
+        if answer.len() != users.len() {
+            return Err(corrupt(operation, "an answer of another length"));
+        }
+        answer.into_iter().map(|sessions| kept(&list(operation, sessions)?, operation)).collect()
     }
 
     /// Notes that sessions are of a node.
@@ -146,11 +150,13 @@ impl Presence for RedisPresence {
         let member = member(&request.user, &session.id);
         // Noted first: else nobody would remove a session whose connect was given up half-way.
         let noted = inner.enter(operation, &session.node, [member.clone()]);
-        let ((), kept) = futures::try_join!(noted, inner.kept(operation, &request.user))?;
+        let kept = inner.kept(operation, std::slice::from_ref(&request.user));
+        let ((), kept) = futures::try_join!(noted, kept)?;
         // After what is kept was read: a node connects when it lives already, so one that is not alive now is dead.
         let (life, living) = inner.live(operation, &session.node).await?;
         let dead: HashSet<_> = kept
             .iter()
+            .flatten()
             .filter(|kept| living.get(&kept.session.node) != Some(&kept.life))
             .map(|kept| [&kept.life.to_be_bytes(), kept.session.node.as_str().as_bytes()].concat())
             .collect();
@@ -213,7 +219,8 @@ impl Presence for RedisPresence {
         let operation = "presence.sessions";
         let mut all = Vec::with_capacity(users.len());
         for some in users.chunks(AT_ONCE) {
-            all.extend(try_join_all(some.iter().map(|user| self.0.kept(operation, user))).await?);
+            let scripts = some.chunks(self.0.together()).map(|users| self.0.kept(operation, users));
+            all.extend(try_join_all(scripts).await?.into_iter().flatten());
         }
         if all.iter().all(Vec::is_empty) {
             return Ok(vec![Vec::new(); users.len()]);
