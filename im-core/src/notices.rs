@@ -3,14 +3,14 @@
 //! Fields are only ever added; numbers are never given twice; a reader ignores fields that it does not know. A kind of notice that it
 //! does not know is an error: something is missing there, and the subscriber has to be told [`Noticed::Lagged`](crate::Noticed).
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::{
-    ConversationId, Cursor, InvalidId, Mark, Notice, Ordinal, Record, Seq, SessionId, Signal, Signals,
-    StateVersion, UserId, codec,
+    ConversationId, Cursor, InvalidId, Mark, NodeId, Notice, Ordinal, Record, Seq, SessionId, Signal,
+    Signals, StateVersion, UserId, codec,
 };
 
 /// Why bytes are not notices.
@@ -115,6 +115,23 @@ struct WireKick {
 pub fn encode(notices: &[Notice]) -> Bytes {
     let wire = |notice| WireNotice { kind: Some(kind(notice)) };
     Wire { notices: notices.iter().map(wire).collect() }.encode_to_vec().into()
+}
+
+/// What one call of [`Notifier::notify`](crate::Notifier::notify) tells each node, encoded: in order, and in as few payloads as it takes.
+/// A payload has at most so many bytes, or one notice.
+#[must_use]
+pub fn payloads(notices: Vec<(NodeId, Notice)>, most: usize) -> HashMap<NodeId, Vec<Bytes>> {
+    let mut by_node: HashMap<NodeId, Vec<BytesMut>> = HashMap::new();
+    for (node, notice) in notices {
+        let bytes = encode(std::slice::from_ref(&notice));
+        let payloads = by_node.entry(node).or_default();
+        match payloads.last_mut() {
+            Some(last) if last.len() + bytes.len() <= most => last.extend_from_slice(&bytes),
+            _ => payloads.push(bytes.into()),
+        }
+    }
+    let frozen = |payloads: Vec<BytesMut>| payloads.into_iter().map(BytesMut::freeze).collect();
+    by_node.into_iter().map(|(node, payloads)| (node, frozen(payloads))).collect()
 }
 
 fn kind(notice: &Notice) -> Kind {
@@ -227,6 +244,24 @@ mod tests {
             content: content.into(),
             hash: ContentHash(1),
         })
+    }
+
+    #[test]
+    fn payloads_keep_the_order_and_the_limit() {
+        let (most, node) = (1 << 20, NodeId::new("node").unwrap());
+        let session = |n| SessionId::new(format!("{}{n}", "x".repeat(50))).unwrap();
+        let kick = |sessions| Notice::Kick(UserId::new("a").unwrap(), (0..sessions).map(session).collect());
+        let mut notices = vec![kick(30_000)];
+        for n in 0..200_000 {
+            let mark = Mark { seq: Seq(n), ordinal: Ordinal(n) };
+            notices.push(Notice::Head(ConversationId::group("g").unwrap(), mark));
+        }
+        let given = notices.iter().map(|notice| (node.clone(), notice.clone())).collect();
+        let payloads = payloads(given, most).remove(&node).unwrap();
+        assert!(payloads.len() > 2 && payloads[1..].iter().all(|payload| payload.len() <= most));
+        assert!(payloads[1..payloads.len() - 1].iter().all(|payload| payload.len() > most - 100));
+        let heard: Vec<_> = payloads.iter().flat_map(|payload| decode(payload).unwrap()).collect();
+        assert_eq!(heard, notices);
     }
 
     prop_compose! {

