@@ -1,12 +1,12 @@
 //! Connecting, and what all parts on the server share.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures::StreamExt;
-use im_core::{NodeId, Parts, Result};
+use im_core::{ErrorKind, NodeId, Parts, Result};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -36,12 +36,21 @@ pub(crate) struct Inner {
 }
 
 /// How a backend is opened.
-#[derive(Debug)]
 pub struct NatsBuilder {
     url: String,
     options: ConnectOptions,
     prefix: String,
     timeout: Duration,
+}
+
+impl fmt::Debug for NatsBuilder {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsBuilder")
+            .field("prefix", &self.prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl NatsBuilder {
@@ -132,9 +141,12 @@ async fn watch_over(inner: std::sync::Weak<Inner>, mut events: mpsc::UnboundedRe
             Event::Connected if was_away => {
                 tracing::info!("connected to NATS again");
                 was_away = false;
-                // What is told before the server hears of our subscriptions would be missing without a word.
-                if let Err(error) = inner.round_trip("notifier.subscribe").await {
-                    tracing::debug!(%error, "no answer after a connection was made anew");
+                // What is told before the server hears of our subscriptions would be missing without a word. Where the connection is
+                // lost again, the next one is waited for.
+                while let Err(error) = inner.round_trip("notifier.subscribe").await {
+                    if error.kind() != ErrorKind::Timeout || !events.is_empty() {
+                        break;
+                    }
                 }
                 inner.gaps.send_modify(|gaps| *gaps += 1);
             }
@@ -233,7 +245,9 @@ impl Inner {
         let subject = self.client.new_inbox();
         let subscribed = self.client.subscribe(subject.clone()).await;
         let mut answers = subscribed.map_err(|error| not_subscribed(operation, &error))?;
-        self.publish(operation, subject, [Bytes::new()]).await?;
+        // Also where there is no connection yet: it is sent behind the subscriptions then.
+        let published = self.within(operation, self.client.publish(subject, Bytes::new())).await?;
+        published.map_err(|error| not_published(operation, &error))?;
         self.within(operation, answers.next()).await?.map(drop).ok_or_else(|| away(operation))
     }
 

@@ -277,8 +277,11 @@ impl Inner {
 
     /// Takes note of an answer. Where none comes any more our own connections are made anew.
     fn listen(&self, sent: u64, answer: &FredResult<Value>) {
-        if !answer.as_ref().is_err_and(is_late) {
-            return self.silence.heard();
+        match answer {
+            Ok(_) => return self.silence.heard(),
+            Err(error) if is_late(error) => {}
+            // The client may say so by itself, as when too much waits to be sent.
+            Err(_) => return,
         }
         // The client makes a connection anew by itself that it knows to be broken.
         let is_ours = self.is_own && self.client.is_connected();

@@ -95,6 +95,14 @@ impl Lines {
         self.client.with_options(&there).ping(None).await
     }
 
+    /// Where channels belong to slots, asks who serves them.
+    async fn look_elsewhere(&self) {
+        if self.is_sharded {
+            // A failure is the next look's to find.
+            let _ = tokio::time::timeout(self.timeout, self.client.sync_cluster()).await;
+        }
+    }
+
     /// After a while asks, and listens again on the channels of shards: a slot that went to another server takes its listeners along
     /// only when they ask.
     async fn look(self, channels: Vec<String>) -> bool {
@@ -228,10 +236,12 @@ impl Listening {
                 Some(channel) = self.gone.next(), if !self.gone.is_empty() => self.retire(&channel).await,
                 is_well = &mut look => {
                     if self.is_deaf {
+                        self.lines.look_elsewhere().await;
                         self.listen_again(&inner).await;
                     } else if !is_well {
                         tracing::debug!("the connection that listens does not answer");
-                        self.look_elsewhere();
+                        // A channel of a slot may be another server's by now.
+                        self.is_deaf = self.lines.is_sharded;
                     }
                     look = self.look();
                 }
@@ -246,16 +256,6 @@ impl Listening {
         }
         // It is closed already.
         let _ = self.lines.client.quit().await;
-    }
-
-    /// Where a channel belongs to a slot, another server may serve it by now.
-    fn look_elsewhere(&mut self) {
-        if self.lines.is_sharded {
-            self.is_deaf = true;
-            let client = self.lines.client.clone();
-            // A failure is the next look's to find.
-            tokio::spawn(async move { client.sync_cluster().await });
-        }
     }
 
     fn look(&self) -> Pin<Box<dyn Future<Output = bool> + Send>> {

@@ -26,6 +26,7 @@ async fn who_may_not_sign_in_is_denied() {
         let server = Server::start(program, "--user chat --pass secret");
         let place = server.url().replace("nats://", "");
         for url in [format!("nats://chat:wrong@{place}"), format!("nats://{place}")] {
+            assert!(!format!("{:?}", NatsBackend::builder(&url)).contains("wrong"));
             let (kind, why) = refused(NatsBackend::builder(&url)).await;
             assert_eq!(kind, ErrorKind::Denied, "{why}");
             assert!(!why.contains("wrong"), "{why}");

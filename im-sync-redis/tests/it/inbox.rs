@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use im_core::{
-    ContentHash, ContentType, Delivery, Epoch, ErrorKind, Leases, LogRecord, MessageLog, NodeId, Ordinal,
-    Partition, Position, Presence, Pull, Recipient, Record, RecordKind, Seq, SyncInbox, Timestamp, UserId,
+    Checkpoint, ContentHash, ContentType, Delivery, Epoch, ErrorKind, Incarnation, Leases, Lineage,
+    LogRecord, MessageLog, NodeId, Ordinal, Partition, Position, Presence, Pull, Recipient, Record,
+    RecordKind, Seq, SyncInbox, Timestamp, UserId,
 };
 
 use crate::support::{
@@ -80,16 +81,20 @@ async fn what_frees_memory_needs_none(program: Program) {
     assert!(log.claim("lease", &node, Duration::from_secs(3)).await.unwrap());
     assert_eq!(presence.beat(&node, &[]).await.unwrap(), []);
     let position = Position { epoch: Epoch(1), offset: 1 };
+    let present = inbox.info().await.unwrap().incarnation;
+    let lineage = Lineage { log: incarnation, store: Incarnation::new("store"), inbox: present.clone() };
+    let checkpoint = Checkpoint { position, rewind: position, lineage };
     let delivery = Delivery {
         partition: Partition(0),
-        inbox: inbox.info().await.unwrap().incarnation,
+        inbox: present,
         records: vec![record(1)],
         recipients: vec![Recipient { user: anna.clone(), records: [0].into() }],
-        checkpoint: None,
+        checkpoint: Some(checkpoint),
     };
     for delivered in inbox.deliver(&delivery).await.unwrap() {
         delivered.unwrap();
     }
+    assert_eq!(inbox.checkpoint(Partition(0)).await.unwrap(), delivery.checkpoint);
     log.hold("inbox", &[(Partition(0), position)]).await.unwrap();
     log.trim().await.unwrap();
     assert!(
